@@ -1,0 +1,192 @@
+"""The contract between a calculation and everything around it.
+
+A protocol turns the settings of one run into a chain of stages, reduces their outputs to a small dataset with
+units, and judges it. It knows nothing of Dask, files of the campaign, the ledger or other runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import xarray as xr
+
+from campaign.errors import SpecError
+from campaign.quantities import Settings, digest, random_seed
+
+StageKind = Literal["build", "relax", "equilibrate", "produce", "reduce"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step with its own resources and identity: the committed object. Equal stages are computed once.
+
+    Attributes
+    ----------
+    kind
+        What it does; also its resource class.
+    protocol
+        Name of the protocol that made it.
+    settings
+        All that decides the outcome, defaults resolved (a `Simulation` for stages of an engine).
+    version
+        Our integer for what it computes: builder version, the engine's ``results_version`` or the reduction's.
+    needs
+        Ids of the stages whose outputs it reads, by role.
+    engine
+        Name of the engine, or None for stages that run in Python.
+    files
+        Potential files by name with their SHA-256.
+    replica
+        (base seed, replica label) for stages that draw random numbers, else None.
+    atoms, steps
+        Size, for progress and cost; they follow from the settings and do not enter the identity.
+    """
+
+    kind: StageKind
+    protocol: str
+    settings: Settings
+    version: int
+    needs: Mapping[str, str] = field(default_factory=dict)
+    engine: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    replica: tuple[int, int] | None = None
+    atoms: int = 0
+    steps: int = 0
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the outcome, as plain data; ``id`` is its digest."""
+        return {
+            "kind": self.kind,
+            "protocol": self.protocol,
+            "settings": self.settings.model_dump(mode="json"),
+            "version": self.version,
+            "needs": dict(self.needs),
+            "engine": self.engine,
+            "files": dict(self.files),
+            "random_seed": self.random_seed,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Stage id: digest of the identity, 32 hexadecimal digits."""
+        return digest(self.identity)
+
+    @cached_property
+    def random_seed(self) -> int | None:
+        """Seed of the stage's random numbers (1..900,000,000), a hash; None where nothing is drawn."""
+        if self.replica is None:
+            return None
+        return random_seed(*self.replica, self.settings.model_dump(mode="json"), dict(self.needs))
+
+
+class Severity(StrEnum):
+    """Whether a check excludes a run from statistics (gate) or only marks it (flag)."""
+
+    GATE = "gate"
+    FLAG = "flag"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Outcome of one gate or flag of one run.
+
+    ``value`` and ``limit`` are in ``units``; a gate that did not pass excludes the run, with ``reason``.
+    """
+
+    name: str
+    severity: Severity
+    passed: bool
+    value: float
+    limit: float
+    units: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable that a protocol promises in its reduced dataset."""
+
+    units: str
+    long_name: str
+    dims: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class CalculationProtocol(Protocol):
+    """A calculation. Stateless."""
+
+    name: ClassVar[str]
+    settings: ClassVar[type[Settings]]
+    """Settings of one run; every field, also a nested one (``structure.stacking``), can be an axis of a spec."""
+
+    variables: ClassVar[Mapping[str, Variable]]
+    """What `reduce` promises."""
+
+    ratio: ClassVar[tuple[str, str, str] | None]
+    """(result, numerator, denominator): the result's ensemble mean is the ratio of the means of the two."""
+
+    def validate(self, settings: Any, engine: str) -> None:
+        """Check one run's settings beyond what their types say: groups, potentials, strain, capabilities.
+
+        Raises
+        ------
+        SpecError
+            With ``where`` set to the dotted name of the field that is to blame (``structure.frozen_layers``).
+        """
+        ...
+
+    def stages(self, settings: Any, engine: str, replica: tuple[int, int]) -> tuple[Stage, ...]:
+        """Stages of one run, each after the ones it needs; the last one's result is the run's."""
+        ...
+
+    def execute(self, stage: Stage, inputs: Mapping[str, Path], directory: Path) -> None:
+        """Run a stage that has no engine (build, reduce).
+
+        ``inputs`` are the directories of the committed stages it needs, by role. It writes its outputs into
+        ``directory``: ``result.nc`` (read with `read_result`) and whatever else is to be kept.
+        """
+        ...
+
+    def labels(self, settings: Any) -> Mapping[str, str]:
+        """Labels of a run that are not fields, such as the pair of materials."""
+        ...
+
+    def checks(self, result: xr.Dataset) -> tuple[Check, ...]:
+        """Gates and flags of one reduced run."""
+        ...
+
+
+def write_result(dataset: xr.Dataset, directory: Path) -> None:
+    """Write a stage's dataset as one small file (``result.nc``, netCDF 3, by scipy)."""
+    dataset.to_netcdf(directory / "result.nc", engine="scipy")
+
+
+def read_result(directory: Path) -> xr.Dataset:
+    """Read a stage's dataset into memory."""
+    with xr.open_dataset(directory / "result.nc", engine="scipy", decode_timedelta=False) as dataset:
+        return dataset.load()
+
+
+def protocol_names() -> tuple[str, ...]:
+    """Names of all installed protocols (entry points ``campaign.protocols``)."""
+    return tuple(sorted({entry.name for entry in entry_points(group="campaign.protocols")}))
+
+
+def get_protocol(name: str) -> CalculationProtocol:
+    """Protocol by name.
+
+    Raises
+    ------
+    SpecError
+        No protocol of that name is installed.
+    """
+    for entry in entry_points(group="campaign.protocols"):
+        if entry.name == name:
+            protocol: CalculationProtocol = entry.load()()
+            return protocol
+    raise SpecError(f"unknown calculation {name!r}", hint=f"known are: {', '.join(protocol_names())}")
