@@ -1,0 +1,31 @@
+"""Across runs: means and errors of an ensemble, its steady state, its convergence, and what it agrees with.
+
+Runs are independent, so the spread between them is the honest error of a mean: every standard error here is
+of that kind. Errors from within runs are combined beside it and compared with it, never used instead of it.
+
+The input is a calculation's dataset, either the labelled grid (axes as dimensions) or the flat one (one
+dimension ``run``, axes as coordinates along it). A run counts when it is done (``state``) and passed its
+gates (``valid``). ``attrs["ratio"]`` of the dataset, such as ``"itc:heat_flux:temperature_jump"``, names the
+result whose mean over runs is a ratio of means, weighted by ``window`` where windows differ.
+"""
+
+from campaign.analysis.checks import (
+    PUBLISHED_ITC,
+    PublishedValue,
+    compare_with_published,
+    convergence,
+    ensemble_checks,
+    rectification,
+)
+from campaign.analysis.mean import CampaignAccessor, ensemble_mean
+
+__all__ = [
+    "PUBLISHED_ITC",
+    "CampaignAccessor",
+    "PublishedValue",
+    "compare_with_published",
+    "convergence",
+    "ensemble_checks",
+    "ensemble_mean",
+    "rectification",
+]

@@ -1,0 +1,234 @@
+"""Commands, and the one place where an error becomes a line on stderr and an exit code.
+
+Data goes to stdout, progress and messages to stderr. Heavy modules are imported inside the commands, so that
+``campaign --help`` and ``campaign status`` answer at once.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from campaign.errors import CampaignError, ExitCode, LedgerError
+from campaign.layout import Layout
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Ensembles of molecular-dynamics calculations: one YAML spec in, labelled results with error bars out.\n\n"
+    "Exit codes: 0 done, 1 some runs failed, 2 wrong spec or command, 3 an engine or resource is missing, "
+    "4 another driver holds the campaign, 70 a bug of ours, 130 interrupted.",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+SpecArgument = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The campaign's YAML file.", show_default=False)
+]
+DirectoryArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[DIR]",
+        help="Directory of the campaign; default: this one, or the only one in campaigns/.",
+        show_default=False,
+    ),
+]
+DirectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        help="The campaign's directory; default campaigns/NAME, as the spec says.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Go on without asking, also beyond the stated limits.")
+]
+
+
+def main() -> None:
+    """Run the command line; no traceback reaches a user for a mistake of theirs."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        app(standalone_mode=True)
+    except CampaignError as error:
+        err.print(f"campaign: {error}", style="red", markup=False)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        err.print("campaign: interrupted", markup=False)
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except BrokenPipeError:
+        # `campaign status | head`: the reader has gone, nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(ExitCode.OK) from None
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from campaign import __version__
+
+        out.print(__version__)
+        raise typer.Exit
+
+
+def campaign_layout(directory: Path | None) -> Layout:
+    """Layout of an existing campaign directory, found where a user would expect it."""
+    if directory is None:
+        candidates = [path.parent for path in Path("campaigns").glob("*/campaign.json")]
+        if Path("campaign.json").exists():
+            directory = Path()
+        elif len(candidates) == 1:
+            directory = candidates[0]
+        else:
+            names = ", ".join(sorted(str(path) for path in candidates)) or "none in campaigns/"
+            raise LedgerError("which campaign?", hint=f"name its directory; found: {names}")
+    layout = Layout(directory)
+    if not layout.identity.exists():
+        raise LedgerError(
+            "no campaign here", where=str(directory), hint="`campaign run SPEC --dir DIR` makes one"
+        )
+    return layout
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("campaign.yaml"),
+) -> None:
+    """Write a commented template of a spec."""
+    from campaign.cli.specs import write_template
+
+    write_template(path)
+
+
+@app.command()
+def check(spec: SpecArgument, yes: YesOption = False, json_: JsonOption = False) -> None:
+    """Check a spec: every error with its line and column; nothing is run."""
+    from campaign.cli.specs import check_spec
+
+    check_spec(spec, yes=yes, as_json=json_)
+
+
+@app.command()
+def plan(
+    spec: SpecArgument, directory: DirectoryOption = None, yes: YesOption = False, json_: JsonOption = False
+) -> None:
+    """Show what would run, what is reused and why not, and what it costs; nothing is run."""
+    from campaign.cli.specs import plan_spec
+
+    plan_spec(spec, directory, yes=yes, as_json=json_)
+
+
+@app.command()
+def run(  # noqa: PLR0917 - one parameter for each option
+    spec: SpecArgument,
+    directory: DirectoryOption = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: cores / threads.", show_default=False)
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    yes: YesOption = False,
+    json_: JsonOption = False,
+) -> None:
+    """Make or continue a campaign: run what is missing, then show the result and write the report."""
+    from campaign.cli.run import run_spec
+    from campaign.cli.specs import plan_spec
+
+    if dry_run:
+        plan_spec(spec, directory, yes=yes, as_json=json_)
+        return
+    raise typer.Exit(run_spec(spec, directory, workers=workers, threads=threads, yes=yes, as_json=json_))
+
+
+@app.command()
+def status(directory: DirectoryArgument = None, json_: JsonOption = False) -> None:
+    """Show the states of all runs as a grid, and the failures by class."""
+    from campaign.cli.inspection import show_status
+
+    show_status(campaign_layout(directory), as_json=json_)
+
+
+@app.command()
+def why(
+    run_: Annotated[
+        str, typer.Argument(metavar="RUN", help="Id of a run, or labels: direction=forward,seed=2.")
+    ],
+    directory: DirectoryArgument = None,
+    json_: JsonOption = False,
+) -> None:
+    """Tell all about one run: settings, attempts, where, how long, the error, the log, what to type next."""
+    from campaign.cli.inspection import show_why
+
+    show_why(campaign_layout(directory), run_, as_json=json_)
+
+
+@app.command()
+def retry(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WHAT...", help="A run, labels (seed=3), a failure class ('lost worker'), or 'all'."
+        ),
+    ],
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="The campaign's directory.", show_default=False)
+    ] = None,
+) -> None:
+    """Ask for failed runs to be tried again: by a running driver, else by the next `campaign run`."""
+    from campaign.cli.requests import request_retry
+
+    request_retry(campaign_layout(directory), what)
+
+
+@app.command()
+def stop(
+    directory: DirectoryArgument = None,
+    wait: Annotated[bool, typer.Option(help="Wait until the driver has ended.")] = True,
+) -> None:
+    """Ask the running driver to end; what is finished is kept, `campaign run` goes on."""
+    from campaign.cli.requests import request_stop
+
+    request_stop(campaign_layout(directory), wait=wait)
+
+
+@app.command()
+def report(directory: DirectoryArgument = None) -> None:
+    """Write the HTML report of what there is so far, and print its path."""
+    layout = campaign_layout(directory)
+    from campaign.report import write_report
+
+    out.print(str(write_report(layout.root)), markup=False)
+
+
+@app.command()
+def schema(
+    path: Annotated[
+        Path | None, typer.Argument(help="File to write; default: stdout.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the JSON Schema of specs, for editors."""
+    from campaign.cli.specs import write_schema
+
+    write_schema(path)
+
+
+@app.command()
+def doctor(
+    directory: DirectoryArgument = None,
+    json_: JsonOption = False,
+) -> None:
+    """Check this machine, and a campaign's directory: one line each, and what to do."""
+    from campaign.cli.doctor import examine
+
+    raise typer.Exit(examine(Path() if directory is None else directory, as_json=json_))

@@ -1,0 +1,343 @@
+"""What a plan would cost, and what it reuses: new, changed and dropped runs against an earlier plan.
+
+Estimates. Core-hours are atom-steps / speed, with the speed of this campaign's own attempts where there are
+any, else `DEFAULT_SPEEDS`. Disk is, for each stage, `BYTES_PER_STAGE` and `BYTES_PER_ATOM` times its atoms;
+files are `FILES_PER_STAGE`. Series of temperatures and energies are not counted (some 0.2 kB for each sample).
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from campaign.axes import label_text
+from campaign.runs import CalculationPlan, Plan, Run, StageClass
+
+Speed = tuple[str, str | None]
+"""Engine and potential."""
+
+DEFAULT_SPEEDS: Mapping[Speed, float] = {
+    ("lammps", "tersoff-lj"): 2.0e5,
+    ("lammps", "tersoff-ilp"): 1.5e4,
+}
+"""Atom-step/s of a core, measured with 540 and 2,016 atoms on a 2-core x86-64 machine (LAMMPS 22Jul2025)."""
+
+BYTES_PER_STAGE = 30_000
+"""Manifest, input, log and result."""
+
+BYTES_PER_ATOM: Mapping[str, int] = {
+    "build": 40,
+    "relax": 170,
+    "equilibrate": 140,
+    "produce": 170,
+    "reduce": 0,
+}
+"""Structure: positions, layer, element (40); restart of LAMMPS (140); final positions in results (40)."""
+
+FILES_PER_STAGE: Mapping[str, int] = {"build": 3, "relax": 5, "equilibrate": 5, "produce": 5, "reduce": 2}
+"""Manifest and result; structure, or input, log and restart."""
+
+MAX_CHANGES = 20
+
+
+@dataclass(frozen=True)
+class RunCounts:
+    """Runs of a plan by what becomes of them.
+
+    Attributes
+    ----------
+    reused
+        Their result is there.
+    waiting
+        Planned before, not computed yet.
+    changed
+        Cells that were planned before with other settings.
+    new
+        Cells that were not planned before.
+    no_longer_wanted
+        Cells of the earlier plan that this one does not have; not part of ``total``.
+    """
+
+    total: int
+    reused: int
+    waiting: int
+    changed: int
+    new: int
+    no_longer_wanted: int
+
+
+@dataclass(frozen=True)
+class StageCounts:
+    """Stages of a plan; those that are committed and no longer wanted are not part of ``total``."""
+
+    total: int
+    reused: int
+    to_compute: int
+    no_longer_wanted: int
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """A field that makes cells of the earlier plan different runs: how many, and the first."""
+
+    calculation: str
+    field: str
+    old: Any
+    new: Any
+    runs: int
+    example: str
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """Cost of the stages of one sort that are to be computed.
+
+    ``core_hours`` and ``speed_atom_steps_per_s`` are None if no speed is known; ``speed_from`` says whose.
+    """
+
+    kind: str
+    engine: str | None
+    potential: str | None
+    stages: int
+    atom_steps: int
+    speed_atom_steps_per_s: float | None
+    speed_from: str
+    core_hours: float | None
+    disk_bytes: int
+    files: int
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What ``campaign plan`` says; ``atoms`` and ``steps`` are the smallest and largest of all MD stages."""
+
+    campaign: str
+    runs: RunCounts
+    stages: StageCounts
+    changes: tuple[FieldChange, ...]
+    cost: tuple[CostRow, ...]
+    atoms: tuple[int, int]
+    steps: tuple[int, int]
+
+    @property
+    def core_hours(self) -> float | None:
+        """All of them, or None if the speed of a stage is not known."""
+        known = [row.core_hours for row in self.cost if row.core_hours is not None]
+        return sum(known) if len(known) == len(self.cost) else None
+
+    @property
+    def disk_bytes(self) -> int:
+        """Disk that new stages take, in bytes."""
+        return sum(row.disk_bytes for row in self.cost)
+
+    @property
+    def files(self) -> int:
+        """Files that new stages make."""
+        return sum(row.files for row in self.cost)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, totals included."""
+        return {
+            **asdict(self),
+            "core_hours": self.core_hours,
+            "disk_bytes": self.disk_bytes,
+            "files": self.files,
+        }
+
+
+def compare(
+    plan: Plan,
+    previous: Plan | None = None,
+    committed: Set[str] = frozenset(),
+    *,
+    speeds: Mapping[Speed, float] | None = None,
+) -> PlanReport:
+    """Say what a plan would compute and cost.
+
+    Parameters
+    ----------
+    plan
+        The new plan.
+    previous
+        The plan of the campaign directory, if there is one.
+    committed
+        Ids of all committed stages of that directory.
+    speeds
+        Measured atom-step/s in a slot by engine and potential, of this campaign.
+
+    Returns
+    -------
+    PlanReport
+        Counts, changed fields, cost.
+    """
+    counts, changes = _compare_runs(plan, previous, committed)
+    reused = sum(stage_id in committed for stage_id in plan.stages)
+    moving = [common for common in plan.stages.classes if common.engine is not None]
+    return PlanReport(
+        campaign=plan.campaign,
+        runs=counts,
+        stages=StageCounts(
+            total=len(plan.stages),
+            reused=reused,
+            to_compute=len(plan.stages) - reused,
+            no_longer_wanted=sum(stage_id not in plan.stages for stage_id in committed),
+        ),
+        changes=changes,
+        cost=tuple(_cost(plan, committed, speeds or {})),
+        atoms=_range(common.atoms for common in moving),
+        steps=_range(common.steps for common in moving),
+    )
+
+
+def _range(numbers: Iterator[int]) -> tuple[int, int]:
+    listed = list(numbers)
+    return (min(listed), max(listed)) if listed else (0, 0)
+
+
+def _cost(plan: Plan, committed: Set[str], speeds: Mapping[Speed, float]) -> Iterator[CostRow]:
+    missing = Counter(
+        which
+        for stage_id, which in zip(plan.stages.ids, plan.stages.which, strict=True)
+        if stage_id not in committed
+    )
+    sorts: defaultdict[tuple[str, str | None, str | None], list[tuple[StageClass, int]]] = defaultdict(list)
+    for which, number in sorted(missing.items()):
+        common = plan.stages.classes[which]
+        sorts[common.kind, common.engine, common.potential].append((common, number))
+    for (kind, engine, potential), members in sorts.items():
+        atom_steps = sum(common.atoms * common.steps * number for common, number in members)
+        number = sum(number for _, number in members)
+        speed, source = _speed((engine or "", potential), speeds)
+        hours = 0.0 if atom_steps == 0 else None if speed is None else atom_steps / speed / 3600
+        yield CostRow(
+            kind=kind,
+            engine=engine,
+            potential=potential,
+            stages=number,
+            atom_steps=atom_steps,
+            speed_atom_steps_per_s=speed,
+            speed_from=source,
+            core_hours=hours,
+            disk_bytes=sum(
+                (BYTES_PER_STAGE + BYTES_PER_ATOM[kind] * common.atoms) * count for common, count in members
+            ),
+            files=FILES_PER_STAGE[kind] * number,
+        )
+
+
+def _speed(key: Speed, measured: Mapping[Speed, float]) -> tuple[float | None, str]:
+    if key in measured:
+        return measured[key], "this campaign"
+    if key in DEFAULT_SPEEDS:
+        return DEFAULT_SPEEDS[key], "default"
+    return None, "none"
+
+
+class _Cells:
+    """Runs of an earlier plan by their labels, whatever the order of its axes was."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.runs = {
+            _cell(run): (calculation, run) for calculation in plan.calculations for run in calculation.runs
+        }
+        self.results = {run.result_stage for _, run in self.runs.values()}
+
+
+def _cell(run: Run) -> tuple[str, frozenset[tuple[str, str]]]:
+    return run.calculation, frozenset((name, label_text(label)) for name, label in run.labels.items())
+
+
+def _compare_runs(
+    plan: Plan, previous: Plan | None, committed: Set[str]
+) -> tuple[RunCounts, tuple[FieldChange, ...]]:
+    before = _Cells(previous) if previous is not None else None
+    counts: Counter[str] = Counter()
+    wanted_cells = set()
+    wanted_results = set()
+    changes = _Changes(plan, previous)
+    for calculation in plan.calculations:
+        for run in calculation.runs:
+            counts["total"] += 1
+            result = run.result_stage
+            if before is not None:
+                wanted_cells.add(_cell(run))
+                wanted_results.add(result)
+            if result in committed:
+                counts["reused"] += 1
+            elif before is not None and result in before.results:
+                counts["waiting"] += 1
+            elif before is not None and (known := before.runs.get(_cell(run))) is not None:
+                counts["changed"] += 1
+                changes.note(calculation, run, *known)
+            else:
+                counts["new"] += 1
+    dropped = 0
+    if before is not None:
+        dropped = sum(
+            cell not in wanted_cells and run.result_stage not in wanted_results
+            for cell, (_, run) in before.runs.items()
+        )
+    kinds = {name: counts[name] for name in ("total", "reused", "waiting", "changed", "new")}
+    return RunCounts(**kinds, no_longer_wanted=dropped), changes.result()
+
+
+class _Changes:
+    """Fields that differ between cells of two plans, compared once for each pair of conditions."""
+
+    def __init__(self, plan: Plan, previous: Plan | None) -> None:
+        self._plan = plan
+        self._previous = previous
+        self._of_pair: dict[tuple[str, int, int], list[tuple[str, Any, Any]]] = {}
+        self._found: dict[tuple[str, str, str, str], FieldChange] = {}
+
+    def note(
+        self, calculation: CalculationPlan, run: Run, old_calculation: CalculationPlan, old: Run
+    ) -> None:
+        """Count what differs between a run and the one that its cell held."""
+        pair = (calculation.name, run.group, old.group)
+        if pair not in self._of_pair:
+            self._of_pair[pair] = list(self._differences(calculation, run, old_calculation, old))
+        for field, before, after in self._of_pair[pair]:
+            key = (calculation.name, field, repr(before), repr(after))
+            known = self._found.get(key)
+            self._found[key] = FieldChange(
+                calculation=calculation.name,
+                field=field,
+                old=before,
+                new=after,
+                runs=1 if known is None else known.runs + 1,
+                example=run.id if known is None else known.example,
+            )
+
+    def result(self) -> tuple[FieldChange, ...]:
+        """Return the changes, those of most runs first."""
+        return tuple(sorted(self._found.values(), key=lambda change: -change.runs)[:MAX_CHANGES])
+
+    def _differences(
+        self, calculation: CalculationPlan, run: Run, old_calculation: CalculationPlan, old: Run
+    ) -> Iterator[tuple[str, Any, Any]]:
+        assert self._previous is not None
+        before, after = old_calculation.settings_of(old), calculation.settings_of(run)
+        before |= {"engine": old_calculation.engine, "seed": self._previous.seed}
+        after |= {"engine": calculation.engine, "seed": self._plan.seed}
+        found = False
+        for field in sorted(before.keys() | after.keys()):
+            if before.get(field) != after.get(field):
+                found = True
+                yield field, before.get(field), after.get(field)
+        if found:
+            return
+        # The same settings: the package or a potential file is another one.
+        old_facts, facts = _facts(self._previous, old), _facts(self._plan, run)
+        for field in sorted(old_facts.keys() | facts.keys()):
+            if old_facts.get(field) != facts.get(field):
+                yield field, old_facts.get(field), facts.get(field)
+
+
+def _facts(plan: Plan, run: Run) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for stage_id in run.stages:
+        stage = plan.stages[stage_id]
+        facts[f"version of {stage.kind}"] = stage.version
+        facts |= {f"file {name}": sha256 for name, sha256 in stage.files.items()}
+    return facts

@@ -1,0 +1,197 @@
+"""A YAML 1.2 file as plain data that remembers where everything stands, and the errors found in it.
+
+A *path* is the way to a value: keys and list indices, such as ``("calculations", "nemd", "axes", "seed")``.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from campaign.errors import Location, SpecError
+
+Path_ = tuple[str | int, ...]
+
+MAX_PROBLEMS = 10
+"""More errors than these are counted, not listed."""
+
+
+class Document:
+    """One YAML file.
+
+    Attributes
+    ----------
+    source
+        The file, as the user named it.
+    text
+        Its text.
+    data
+        Plain dicts, lists and scalars.
+    """
+
+    def __init__(self, source: Path, text: str) -> None:
+        """Parse ``text``.
+
+        Raises
+        ------
+        SpecError
+            It is no YAML 1.2, has a key twice, or a key that is no text.
+        """
+        self.source = source
+        self.text = text
+        self._values: dict[Path_, tuple[int, int]] = {(): (1, 1)}
+        self._keys: dict[Path_, tuple[int, int]] = {}
+        self.data: Any = self._plain(_parsed(source, text), (), ())
+
+    def locate(self, path: Iterable[str | int], *, key: bool = False) -> Location:
+        """Where a value (or its key) stands; for a path that is not there, the nearest one above it."""
+        full = tuple(path)
+        if key and full in self._keys:
+            return Location(self.source, *self._keys[full])
+        while full not in self._values:
+            full = full[:-1]
+        return Location(self.source, *self._values[full])
+
+    def _plain(self, node: Any, path: Path_, above: tuple[int, ...]) -> Any:  # ruamel has no types
+        if id(node) in above:
+            raise SpecError("an alias refers to what contains it", where=self.locate(path))
+        if isinstance(node, dict):
+            return dict(self._entries(node, path, (*above, id(node))))
+        if isinstance(node, list):
+            marks: dict[int, Any] = getattr(node, "lc").data or {}  # noqa: B009
+            for index, mark in marks.items():
+                self._values[*path, index] = (mark[0] + 1, mark[1] + 1)
+            return [self._plain(item, (*path, i), (*above, id(node))) for i, item in enumerate(node)]
+        return _scalar(node)
+
+    def _entries(self, node: Any, path: Path_, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+        for key, mark in (node.lc.data or {}).items():
+            self._keys[*path, key] = (mark[0] + 1, mark[1] + 1)
+            self._values[*path, key] = (mark[2] + 1, mark[3] + 1)
+        for key, value in node.items():
+            if not isinstance(key, str):
+                where = self.locate((*path, key), key=True)
+                raise SpecError(f"the key {key!r} is not text", where=where, hint="put it in quotes")
+            yield str(key), self._plain(value, (*path, str(key)), above)
+
+
+def read_document(source: Path) -> Document:
+    """Read and parse a file.
+
+    Raises
+    ------
+    SpecError
+        It cannot be read, or is no YAML 1.2.
+    """
+    try:
+        text = source.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(
+            "no such file", where=Location(source), hint="`campaign init` writes a template"
+        ) from None
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", where=Location(source)) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SpecError("is not UTF-8 text", where=Location(source, line)) from None
+    return Document(source, text)
+
+
+def _parsed(source: Path, text: str) -> Any:
+    # Imported late: the names of runs are matched with this module's help, and that must start at once.
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.reader import ReaderError
+
+    try:
+        return YAML(typ="rt", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = Location(source) if mark is None else Location(source, mark.line + 1, mark.column + 1)
+        problem = str(error.problem or error.context).split(" with value ")[0]
+        if problem == "but found another document":
+            problem = "only one YAML document is allowed"
+        hint = "give each key once" if "duplicate key" in problem else "the file is no valid YAML 1.2 here"
+        raise SpecError(problem, where=where, hint=hint) from None
+    except ReaderError as error:
+        before = text[: error.position].split("\n")
+        where = Location(source, len(before), len(before[-1]) + 1)
+        raise SpecError("a character that YAML does not allow", where=where) from None
+    except (YAMLError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise SpecError(f"the file is no valid YAML 1.2: {problem}", where=Location(source)) from None
+
+
+def _scalar(node: Any) -> Any:
+    """Plain Python in place of ruamel's types, which remember how a number was written."""
+    if node is None or isinstance(node, bool):
+        return node
+    for kind in (int, float):
+        if isinstance(node, kind):
+            return kind(node)
+    # Dates and unknown tags have no place in a spec; as text they are refused where a number is wanted.
+    return str(getattr(node, "value", node))
+
+
+class Problems:
+    """Errors of one file, collected so that a user sees them together.
+
+    Each is one line ``file:line:column: message; hint``.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._found: dict[tuple[Location, str], tuple[str, str | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(
+        self,
+        path: Iterable[str | int],
+        message: str,
+        *,
+        hint: str | None = None,
+        key: bool = False,
+        context: str = "",
+    ) -> None:
+        """Note an error at the value (or the key) of ``path``; the same counts once, in its first context."""
+        self._found.setdefault((self._document.locate(path, key=key), message), (context, hint))
+
+    def check(self) -> None:
+        """Raise all that was noted as one error.
+
+        Raises
+        ------
+        SpecError
+            ``where`` is the place of the first; the others follow, one line each.
+        """
+        if not self._found:
+            return
+        ordered = [
+            SpecError(f"{message}{context}", where=where, hint=hint)
+            for (where, message), (context, hint) in self._found.items()
+        ]
+        ordered.sort(key=_place)
+        first = ordered[0]
+        if len(ordered) == 1:
+            raise first
+        lines = [first.message if first.hint is None else f"{first.message}; {first.hint}"]
+        lines += [str(error) for error in ordered[1:MAX_PROBLEMS]]
+        if len(ordered) > MAX_PROBLEMS:
+            lines.append(f"... and {len(ordered) - MAX_PROBLEMS} more errors")
+        raise SpecError("\n".join(lines), where=first.where)
+
+
+def _place(error: SpecError) -> tuple[int, int]:
+    where = error.where
+    return (where.line or 0, where.column or 0) if isinstance(where, Location) else (0, 0)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """Hint for a name that is not known: the nearest one, or all if they are few."""
+    options = sorted(set(known))
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known are: {', '.join(options)}" if 0 < len(options) <= 8 else None

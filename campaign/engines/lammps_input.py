@@ -1,0 +1,155 @@
+"""LAMMPS input files besides the script: the structure, and the facts that reading the output needs."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from campaign.errors import InputError
+from campaign.layout import write_atomic
+from campaign.potentials import LammpsModel
+from campaign.quantities import canonical_json
+
+SCRIPT = "in.lammps"
+DATA = "structure.data"
+LOG = "log.lammps"
+STATE = "state.restart"
+FACTS = "lammps.json"
+FINAL = "final.dump"
+SERIES = "series.dat"
+LAYERS = "layers.dat"
+
+MIN_VACUUM_A = 5.0
+"""Least free space below and above the structure; an atom that crosses it is lost, which is an error."""
+
+BAR_PER_GPA = 1e4
+
+MAX_FRAMES_PER_SAMPLE = 5
+"""Frames over which a layer's kinetic energy is averaged within a sampling interval."""
+
+THERMO_COLUMNS = ("step", "v_done", "elapsed", "cpu", "temp", "pe", "etotal", "pxx", "pyy", "lx", "ly")
+"""Columns of the log, also for reading progress; ``v_done`` counts the steps of the whole stage."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What reading the output needs besides the output; lies beside the input as ``lammps.json``.
+
+    Attributes
+    ----------
+    series
+        ``heat_flow`` or ``thermo``: what the last dynamical step records.
+    timestep_fs
+        Timestep.
+    sample_steps, samples
+        Steps between two samples of the last step, and how many samples there are.
+    steps_total
+        MD steps of the whole stage.
+    atoms_of_layer
+        Number of atoms in each layer, bottom to top.
+    atomic_numbers
+        Atomic number of each LAMMPS type.
+    slab_fraction
+        Thickness of the structure over the height of the cell; LAMMPS' pressures are per volume of the cell.
+    """
+
+    series: str
+    timestep_fs: float
+    sample_steps: int
+    samples: int
+    steps_total: int
+    atoms_of_layer: tuple[int, ...]
+    atomic_numbers: tuple[int, ...]
+    slab_fraction: float
+
+    @property
+    def atoms(self) -> int:
+        """Number of atoms."""
+        return sum(self.atoms_of_layer)
+
+    def write(self, directory: Path) -> None:
+        """Write ``lammps.json``."""
+        write_atomic(directory / FACTS, canonical_json(asdict(self)), durable=False)
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Read ``lammps.json``."""
+        data: dict[str, Any] = json.loads((directory / FACTS).read_text())
+        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in data.items()})
+
+
+def layer_elements(atoms: Atoms) -> list[tuple[str, ...]]:
+    """Elements of each layer, bottom to top, in alphabetical order."""
+    layer = layers_of(atoms)
+    elements: list[set[str]] = [set() for _ in range(int(layer.max()) + 1)]
+    for index, number in np.unique(np.stack((layer, atoms.numbers)), axis=1).T:
+        elements[index].add(chemical_symbols[number])
+    return [tuple(sorted(of_layer)) for of_layer in elements]
+
+
+def layers_of(atoms: Atoms) -> npt.NDArray[np.int64]:
+    """Layer of each atom, shape (atoms,), from 0 at the bottom."""
+    if "layer" not in atoms.arrays or not len(atoms):
+        raise InputError("the structure has no layers", hint="write it with campaign.structures.io")
+    return np.asarray(atoms.arrays["layer"], dtype=np.int64)
+
+
+def write_data_file(atoms: Atoms, model: LammpsModel, path: Path) -> None:
+    """Write a structure for ``read_data`` (atom style ``molecular``); the molecule id is the layer plus 1.
+
+    Raises
+    ------
+    InputError
+        The cell is not orthogonal.
+    """
+    cell = np.asarray(atoms.cell)
+    if np.abs(cell - np.diag(np.diag(cell))).max() > 1e-9 * np.abs(cell).max():
+        raise InputError("the structure's cell is not orthogonal", where=str(path))
+    layer = layers_of(atoms)
+    species, species_of_atom = np.unique(np.stack((layer, atoms.numbers)), axis=1, return_inverse=True)
+    types = np.array([model.type_of(chemical_symbols[number], index) for index, number in species.T])
+    masses = "".join(f"{number} {mass:.6f}\n" for number, mass in enumerate(model.masses, start=1))
+    header = (
+        "layers as molecules\n\n"
+        f"{len(atoms)} atoms\n{len(model.masses)} atom types\n\n"
+        f"0 {cell[0, 0]:.10f} xlo xhi\n0 {cell[1, 1]:.10f} ylo yhi\n0 {cell[2, 2]:.10f} zlo zhi\n\n"
+        f"Masses\n\n{masses}\nAtoms # molecular\n\n"
+    )
+    columns = (layer + 1, types[species_of_atom], *atoms.positions.T)
+    rows = zip(range(1, len(atoms) + 1), *(column.tolist() for column in columns), strict=True)
+    with path.open("w") as file:
+        file.write(header)
+        # Twice as fast as numpy.savetxt.
+        file.writelines(
+            f"{atom} {molecule} {kind} {x:.10f} {y:.10f} {z:.10f}\n" for atom, molecule, kind, x, y, z in rows
+        )
+
+
+def slab_fraction(atoms: Atoms) -> float:
+    """Thickness of the structure, as layers times their mean distance, over the height of its cell.
+
+    Raises
+    ------
+    InputError
+        Too little vacuum, or a single layer.
+    """
+    layers, height = int(layers_of(atoms).max()) + 1, float(atoms.cell[2, 2])
+    bottom, top = float(atoms.positions[:, 2].min()), float(atoms.positions[:, 2].max())
+    if min(bottom, height - top) < MIN_VACUUM_A:
+        raise InputError(
+            f"{min(bottom, height - top):g} angstrom of vacuum are too few",
+            hint=f"take {MIN_VACUUM_A:g} or more",
+        )
+    if layers < 2:
+        raise InputError("a single layer has no thickness", hint="use at least two layers")
+    return (top - bottom) * layers / (layers - 1) / height
+
+
+def frames_per_sample(sample_steps: int) -> int:
+    """Frames of a sample of layer temperatures, evenly spaced, the last one at its end; 5 if they fit."""
+    return next(count for count in range(MAX_FRAMES_PER_SAMPLE, 0, -1) if sample_steps % count == 0)

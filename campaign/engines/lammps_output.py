@@ -1,0 +1,297 @@
+"""What a LAMMPS process wrote: progress, series, final structure, and the reason why it failed."""
+
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from campaign.engines.base import Progress
+from campaign.engines.lammps_input import (
+    BAR_PER_GPA,
+    FINAL,
+    LAYERS,
+    LOG,
+    SERIES,
+    STATE,
+    THERMO_COLUMNS,
+    Facts,
+    frames_per_sample,
+)
+from campaign.errors import (
+    CampaignError,
+    EngineNotFoundError,
+    InputError,
+    Location,
+    PhysicsError,
+    ResourceError,
+    TransientError,
+)
+from campaign.physics.transport import layer_temperature
+
+Array = npt.NDArray[np.float64]
+
+_TAIL_BYTES = 8192
+STDOUT, STDERR = "stdout.log", "stderr.log"  # written by execution.process
+
+
+def read_progress(directory: Path) -> Progress | None:
+    """Progress from the last complete line of numbers at the end of the log; None if there is none yet."""
+    try:
+        with (directory / LOG).open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")[:-1]  # the last one may be half a line
+        facts = Facts.read(directory)
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        row = _thermo_row(line)
+        if row is not None:
+            rate = row["elapsed"] * facts.atoms / row["cpu"] if row["v_done"] and row["cpu"] > 0 else None
+            return Progress(int(row["v_done"]), facts.steps_total, rate)
+    return None
+
+
+def _thermo_row(line: str) -> dict[str, float] | None:
+    words = line.split()
+    if len(words) != len(THERMO_COLUMNS):
+        return None
+    try:
+        return dict(zip(THERMO_COLUMNS, map(float, words), strict=True))
+    except ValueError:
+        return None
+
+
+def read_dataset(directory: Path) -> xr.Dataset:
+    """Series of the last dynamical step and the final structure.
+
+    Raises
+    ------
+    TransientError
+        A file is missing or ends early.
+    PhysicsError
+        A number is not finite, or atoms were lost.
+    """
+    try:
+        facts = Facts.read(directory)
+        log = (directory / LOG).read_text(errors="replace")
+        final = _read_final(directory / FINAL, facts)
+        series = _heat_flow(directory, facts) if facts.series == "heat_flow" else _thermo(directory, facts)
+    except FileNotFoundError as error:
+        raise TransientError(f"no {Path(error.filename).name}", where=str(directory)) from error
+    if "campaign: complete" not in log or not (directory / STATE).is_file():
+        raise TransientError("LAMMPS did not reach the end of its input", where=str(directory / LOG))
+    dangerous = [int(count) for count in re.findall(r"^Dangerous builds = (\d+)", log, re.MULTILINE)]
+    variables = {
+        **series,
+        **final,
+        "dangerous_builds": _variable((), sum(dangerous), "1", "neighbour lists built too late"),
+        "atoms_initial": _variable((), facts.atoms, "1", "atoms at the start"),
+        "atoms_final": _variable((), final["layer"].size, "1", "atoms at the end"),
+    }
+    for name, variable in variables.items():
+        if not np.isfinite(variable.values).all():
+            raise PhysicsError(f"{name} is not finite", where=str(directory), hint="use a smaller timestep")
+    return xr.Dataset(
+        variables,
+        coords={"direction": ["x", "y", "z"]},
+        attrs={"engine_version": _version(log), "timestep_fs": facts.timestep_fs},
+    )
+
+
+def _heat_flow(directory: Path, facts: Facts) -> dict[str, xr.Variable]:
+    rows = _read_series(directory / SERIES, 9, facts)
+    step, source, sink, pe_lower, ke_lower, pe_upper, ke_upper, pe, ke = rows.T
+    # LAMMPS counts what a thermostat took, from the run's first step on: the difference to that row, negated,
+    # is what it gave. The first row itself (time 0) is not part of the series.
+    return {
+        "time": _time(step[1:], facts),
+        "layer_temperature": _variable(
+            ("time", "layer"),
+            layer_temperature(_read_layers(directory / LAYERS, facts), facts.atoms_of_layer),
+            "K",
+            "kinetic temperature (3N degrees of freedom), mean over some frames of each interval",
+        ),
+        "source_energy": _energy(source[0] - source[1:], "energy given by the source since the start"),
+        "sink_energy": _energy(sink[0] - sink[1:], "energy given by the sink since the start"),
+        "lower_energy": _energy((pe_lower + ke_lower)[1:], "energy of the lower side"),
+        "upper_energy": _energy((pe_upper + ke_upper)[1:], "energy of the upper side"),
+        "total_energy": _energy((pe + ke)[1:], "energy of all atoms"),
+    }
+
+
+def _thermo(directory: Path, facts: Facts) -> dict[str, xr.Variable]:
+    rows = _read_series(directory / SERIES, 5, facts)
+    step, kinetic, pressure_xx, pressure_yy, potential = rows[1:].T
+    per_bar = 1 / (BAR_PER_GPA * facts.slab_fraction)
+    return {
+        "time": _time(step, facts),
+        "temperature": _variable(
+            ("time",), layer_temperature(kinetic, facts.atoms), "K", "kinetic temperature"
+        ),
+        "pressure_xx": _variable(("time",), pressure_xx * per_bar, "GPa", "pressure in the structure, xx"),
+        "pressure_yy": _variable(("time",), pressure_yy * per_bar, "GPa", "pressure in the structure, yy"),
+        "potential_energy": _energy(potential, "potential energy"),
+    }
+
+
+def _variable(dims: tuple[str, ...], values: Any, units: str, long_name: str) -> xr.Variable:
+    return xr.Variable(dims, values, {"units": units, "long_name": long_name})
+
+
+def _energy(values: Array, long_name: str) -> xr.Variable:
+    return _variable(("time",), values, "eV", long_name)
+
+
+def _time(steps: Array, facts: Facts) -> xr.Variable:
+    return _variable(("time",), steps * facts.timestep_fs / 1000, "ps", "time since the start of the step")
+
+
+def _read_series(path: Path, columns: int, facts: Facts) -> Array:
+    """Rows of a fix ave/time, shape (samples + 1, columns); the first is of step 0."""
+    steps = facts.sample_steps * np.arange(facts.samples + 1)
+    return _table(path, columns, steps)
+
+
+def _read_layers(path: Path, facts: Facts) -> Array:
+    """Kinetic energies of the layers in eV, shape (samples, layers)."""
+    # LAMMPS adds step 0 to instantaneous samples, not to averages over frames of an interval.
+    first = 1 if frames_per_sample(facts.sample_steps) > 1 else 0
+    steps = facts.sample_steps * np.arange(first, facts.samples + 1)
+    # A sample is its step, the number of rows, then (layer, energy) for each layer.
+    samples = _table(path, 2 + 2 * len(facts.atoms_of_layer), steps)
+    return samples[-facts.samples :, 3::2]
+
+
+def _table(path: Path, columns: int, steps: npt.NDArray[np.int64]) -> Array:
+    """Numbers of a file as rows that begin with the given steps."""
+    text = " ".join(line for line in path.read_text().splitlines() if not line.startswith("#"))
+    try:
+        numbers = np.array(text.split(), dtype=np.float64)
+    except ValueError as error:
+        raise TransientError(f"damaged: {error}", where=str(path)) from error
+    if numbers.size % columns:
+        raise TransientError("ends in the middle of a sample", where=str(path))
+    rows = numbers.reshape(-1, columns)
+    if not np.array_equal(rows[:, 0], steps):
+        raise TransientError(f"has {len(rows)} samples instead of {len(steps)}", where=str(path))
+    return rows
+
+
+def _read_final(path: Path, facts: Facts) -> dict[str, xr.Variable]:
+    rows, lengths = _read_atoms(path)
+    if len(rows) != facts.atoms:
+        raise PhysicsError(f"{facts.atoms - len(rows)} of {facts.atoms} atoms were lost", where=str(path))
+    numbers = np.asarray(facts.atomic_numbers, dtype=np.int32)[rows[:, 2].astype(np.int64) - 1]
+    layers = rows[:, 1].astype(np.int32) - 1
+    return {
+        "cell_length": _variable(("direction",), lengths, "angstrom", "cell length at the end"),
+        "final_position": _variable(("atom", "direction"), rows[:, 3:], "angstrom", "position at the end"),
+        "layer": _variable(("atom",), layers, "1", "layer, from 0 at the bottom"),
+        "atomic_number": _variable(("atom",), numbers, "1", "atomic number"),
+    }
+
+
+def _read_atoms(path: Path) -> tuple[Array, Array]:
+    """Rows (id, molecule, type, x, y, z) sorted by id, and the cell lengths, from a dump of one frame."""
+    with path.open() as file:
+        header = [file.readline() for _ in range(9)]
+        try:
+            atoms = int(header[3])
+            bounds = np.array([line.split()[:2] for line in header[5:8]], dtype=np.float64)
+            rows = np.loadtxt(file, ndmin=2)
+        except ValueError as error:
+            raise TransientError(f"{path.name} is damaged: {error}", where=str(path)) from error
+    if rows.shape != (atoms, 6):
+        raise TransientError(f"{path.name} has {len(rows)} of {atoms} atoms", where=str(path))
+    return rows, bounds[:, 1] - bounds[:, 0]
+
+
+def _version(log: str) -> str:
+    found = re.match(r"LAMMPS \((.+)\)", log)
+    return found.group(1) if found else "unknown"
+
+
+@dataclass(frozen=True)
+class _Symptom:
+    """Words of LAMMPS or of the system, the class of error that they mean, and what to do."""
+
+    pattern: str
+    error: type[CampaignError]
+    hint: str | None = None
+
+
+_SYMPTOMS = (
+    _Symptom("error while loading shared libraries", EngineNotFoundError, "install lammps[mpi] again"),
+    _Symptom("no space left|disk quota|error writing", ResourceError, "free some disk space"),
+    _Symptom("failed to (re)?allocate|bad_alloc|out of memory", ResourceError, "give it more memory"),
+    _Symptom(
+        "lost atoms|atoms lost|non-numeric|out of range atoms|nan detected",
+        PhysicsError,
+        "use a smaller timestep, or look at the start",
+    ),
+    _Symptom(
+        "neighbor list overflow|too many neighbors|neighbor bins",
+        InputError,
+        "raise `one` and `page` of neigh_modify, or look whether atoms collapsed",
+    ),
+    _Symptom(
+        "cannot open|no such file",
+        ResourceError,
+        "a potential file must lie in a folder of LAMMPS_POTENTIALS",
+    ),
+    _Symptom("unrecognized|unknown", InputError, "this LAMMPS lacks a package, or the input is wrong"),
+)
+"""In order of search: the first that fits a message decides."""
+
+
+def read_failure(directory: Path, returncode: int) -> CampaignError:
+    """Error of the right class for a process that failed, with file and line of its last message."""
+    message = _last_message(directory)
+    if message is None and returncode < 0:
+        return _killed(directory, -returncode)
+    if message is None:
+        return TransientError(
+            f"LAMMPS ended with code {returncode} and said nothing", where=Location(directory / LOG)
+        )
+    text, where = message
+    for symptom in _SYMPTOMS:
+        if re.search(symptom.pattern, text, re.IGNORECASE):
+            return symptom.error(text, where=where, hint=symptom.hint)
+    return InputError(text, where=where, hint="LAMMPS refused its input")
+
+
+def _last_message(directory: Path) -> tuple[str, Location] | None:
+    """Last error message in the log, or else in what went to the terminal."""
+    for name, pattern in (
+        (LOG, r"^ERROR"),
+        (STDERR, r"ERROR|[Ee]rror|[Nn]o space left|bad_alloc|terminate"),
+        (STDOUT, r"^ERROR"),
+    ):
+        try:
+            lines = (directory / name).read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            continue
+        for number in range(len(lines), 0, -1):
+            if re.search(pattern, lines[number - 1]):
+                text = (
+                    re.sub(r"^ERROR( on proc \d+)?: *| \(src/.*\)$", "", lines[number - 1])
+                    .strip()
+                    .rstrip(".")
+                )
+                return text, Location(directory / name, number)
+    return None
+
+
+def _killed(directory: Path, number: int) -> CampaignError:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    hint = "the machine may have run out of memory" if number == signal.SIGKILL else None
+    return TransientError(f"LAMMPS was ended by {name}", where=Location(directory / LOG), hint=hint)

@@ -1,0 +1,118 @@
+"""Where attempts run: the only module that knows what kind of Dask cluster that is.
+
+Dask is transport, never truth, and never retries.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+START_TIMEOUT_S = 60.0
+
+_CONFIG = {
+    # `retries=0` is not enough: the task of a worker that was killed would start again elsewhere.
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.scheduler.work-stealing": False,
+    # Engines are processes of their own; a worker must never be paused or killed because of its share.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.log-length": 0,
+    "distributed.admin.low-level-log-length": 0,
+}
+_QUIET = ("distributed", "tornado", "asyncio", "bokeh")
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def default_workers(threads: int) -> int:
+    """As many workers as fit on the usable cores with ``threads`` each, at least one."""
+    return max(1, usable_cores() // threads)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """An open cluster: a Dask client, and the slots on which attempts can be placed."""
+
+    client: Any
+    cluster: Any
+
+    def slots(self) -> list[str]:
+        """Addresses of the live workers, one slot each; a worker that came back has a new one."""
+        return list(self.client.nthreads())
+
+    def kill(self) -> None:
+        """End all workers at once; their engines end with them."""
+        for nanny in self.cluster.workers.values():
+            nanny.auto_restart = False
+            if nanny.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def open_cluster(workers: int | None, threads: int) -> Iterator[Cluster]:
+    """Start workers on this machine: one process and one attempt at a time each; stop them at the end.
+
+    Parameters
+    ----------
+    workers
+        Number of worker processes; None for as many as the cores hold.
+    threads
+        Threads that an engine uses in one attempt.
+    """
+    # Dask takes a second to import, which a campaign with nothing left to do need not wait for.
+    import dask
+    from distributed import Client, LocalCluster
+
+    levels = {name: logging.getLogger(name).level for name in _QUIET}
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with (
+            dask.config.set(_CONFIG),
+            tempfile.TemporaryDirectory(prefix="campaign-", ignore_cleanup_errors=True) as scratch,
+            LocalCluster(
+                n_workers=workers or default_workers(threads),
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                memory_limit=0,
+                local_directory=scratch,
+                silence_logs=logging.CRITICAL,
+                host="127.0.0.1",
+            ) as cluster,
+            Client(cluster, timeout=START_TIMEOUT_S, set_as_default=False) as client,
+        ):
+            client.register_plugin(_ignore_interrupts())
+            client.wait_for_workers(1, timeout=START_TIMEOUT_S)
+            yield Cluster(client, cluster)
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _ignore_interrupts() -> Any:
+    from distributed import WorkerPlugin
+
+    class IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]  # Dask is not typed
+        """Ctrl-C goes to the whole terminal group; only the driver shall act on it, in its own order."""
+
+        name = "ignore-interrupts"
+
+        def setup(self, worker: Any) -> None:
+            del worker
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return IgnoreInterrupts()

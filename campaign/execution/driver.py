@@ -1,0 +1,417 @@
+"""The loop that drives a campaign: it owns the ledger, the slots and the store, and trusts nothing else.
+
+It can die at any moment. What is committed on disk stays; what was in flight is settled by the next start.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from campaign.engines.base import Engine, get_engine
+from campaign.errors import FailureClass
+from campaign.execution.cluster import open_cluster
+from campaign.execution.commit import is_committed, manifest_sha256
+from campaign.execution.dispatch import Dispatcher, Flight, failure
+from campaign.execution.lock import DriverLock
+from campaign.execution.requests import read_requests
+from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
+from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, snapshot, write_snapshot
+from campaign.execution.worker import STARTED, STOP, AttemptOutcome
+from campaign.layout import Layout, write_atomic
+from campaign.ledger import Holder, Ledger, utc_now
+from campaign.plan import Plan, save_plan
+from campaign.protocols.base import Stage
+from campaign.store import Row, Store
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 1.0
+HEARTBEAT_S = 10.0
+STOP_GRACE_S = 15.0
+"""How long running attempts have to end after a stop request before their workers are ended."""
+
+SnapshotWatcher = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class DriverResult:
+    """How a campaign was left: runs by state for each calculation, and what was held back and why."""
+
+    counts: Mapping[str, Mapping[str, int]]
+    interrupted: bool
+    held: Mapping[str, str]
+
+    @property
+    def failed(self) -> int:
+        """Number of failed runs."""
+        return sum(counts["failed"] for counts in self.counts.values())
+
+
+def run_campaign(
+    root: Path,
+    plan: Plan,
+    stages: Mapping[str, Stage],
+    *,
+    spec_text: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    on_snapshot: SnapshotWatcher | None = None,
+) -> DriverResult:
+    """Run what is missing of a plan in its directory, until nothing can be done or somebody asks to stop.
+
+    Parameters
+    ----------
+    root
+        Directory of the campaign.
+    plan, stages
+        As `campaign.plan.make_plan` gives them.
+    spec_text
+        Text of the spec, kept as ``spec.yaml``.
+    workers
+        Attempts at a time; None for as many as the cores hold.
+    threads
+        Threads of an engine in one attempt.
+    on_snapshot
+        Called about every second with what ``status.json`` holds.
+
+    Raises
+    ------
+    BusyError
+        Another driver holds the campaign.
+    LedgerError
+        The ledger cannot be used, or another driver took the campaign over.
+    StoreError
+        The store cannot be used.
+    ResourceError
+        No worker starts.
+    """
+    layout = Layout(root.resolve())
+    layout.root.mkdir(parents=True, exist_ok=True)
+    with DriverLock(layout.lock) as holder, Ledger.open(layout) as ledger:
+        ledger.acquire(holder)
+        for directory in (layout.stages, layout.attempts, layout.requests):
+            directory.mkdir(exist_ok=True)
+        if spec_text is not None:
+            write_atomic(layout.spec, spec_text)
+        save_plan(plan, layout.plan)
+        driver = _Driver(layout, plan, stages, ledger, holder=holder, on_snapshot=on_snapshot)
+        result = driver.run(workers, threads)
+        ledger.release()
+    return result
+
+
+class _Driver:
+    def __init__(
+        self,
+        layout: Layout,
+        plan: Plan,
+        stages: Mapping[str, Stage],
+        ledger: Ledger,
+        *,
+        holder: Holder,
+        on_snapshot: SnapshotWatcher | None,
+    ) -> None:
+        self._layout = layout
+        self._plan = plan
+        self._stages = stages
+        self._ledger = ledger
+        self._holder = holder
+        self._on_snapshot = on_snapshot
+
+        self._dispatcher: Dispatcher | None = None
+        self._engines: dict[str, Engine] = {}
+        self._store: Store | None = None
+        self._stop_signals = 0
+        self._stopping_since: float | None = None
+        self._last_tick = self._last_heartbeat = -float("inf")
+
+        self._settle_the_past()
+        self._schedule = Schedule(plan.stages, ledger.states(), conditions_of(plan))
+        self._board = RunBoard(plan, self._schedule.states)
+        self._failed = {
+            stage_id: failure_entry(self._board, attempt)
+            for stage_id, attempt in ledger.failed().items()
+            if stage_id in plan.stages
+        }
+        self._speeds = dict(ledger.speeds())
+
+    def _settle_the_past(self) -> None:
+        """Reconcile what an earlier driver left, apply waiting requests, add new stages."""
+        waiting = read_requests(self._layout)
+        with self._ledger.transaction():
+            settled = self._ledger.reconcile(lambda stage_id: is_committed(self._layout, stage_id))
+            if settled:
+                logger.info("an earlier driver left %d stages running: %s", settled.total(), dict(settled))
+            for request in waiting:
+                if request.kind == "retry":
+                    self._ledger.retry(request.payload.get("stages", ()))
+            known = self._ledger.states()
+            self._ledger.register(self._plan.stages[item] for item in self._plan.stages if item not in known)
+        for request in waiting:
+            request.path.unlink(missing_ok=True)
+        leftovers = [path.name for path in self._layout.attempts.iterdir()]
+        for attempt_id in self._ledger.ended(leftovers):
+            shutil.rmtree(self._layout.attempt(attempt_id), ignore_errors=True)
+
+    # The loop
+
+    def run(self, workers: int | None, threads: int) -> DriverResult:
+        """Drive until nothing can be done any more, or until asked to stop."""
+        with self._signals():
+            self._store_rows(item for item, state in self._schedule.states.items() if state == "done")
+            self._show("running")
+            if self._schedule.has_ready() and not self._stop_signals:
+                try:
+                    with open_cluster(workers, threads) as cluster:
+                        self._dispatcher = Dispatcher(cluster, self._layout.root, threads)
+                        self._loop(self._dispatcher)
+                        if self._dispatcher:  # what did not end when it was asked to
+                            self._dispatcher.kill()
+                finally:
+                    self._abandon()
+            if self._store is not None:
+                self._store.flush()
+            interrupted = self._stop_signals > 0
+            self._show("stopped" if interrupted else "finished")
+        return DriverResult(self._board.counts(), interrupted, dict(self._schedule.held))
+
+    def _loop(self, dispatcher: Dispatcher) -> None:
+        while True:
+            self._tick(dispatcher)
+            if self._stop_signals and self._stopping_since is None:
+                self._stopping_since = time.monotonic()
+                logger.info("stopping: running attempts are asked to end")
+                self._ask_to_stop(dispatcher)
+                self._show("stopping")
+            if self._stopping_since is not None:
+                overdue = time.monotonic() - self._stopping_since > STOP_GRACE_S
+                if not dispatcher or overdue or self._stop_signals > 1:
+                    return
+            else:
+                self._place(dispatcher)
+                if not dispatcher and not self._schedule.has_ready():
+                    return
+            self._collect(dispatcher)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """First Ctrl-C: stop and keep what is finished. Second: at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(*_: object) -> None:
+            self._stop_signals += 1
+            if self._dispatcher is not None:
+                self._dispatcher.wake()
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask_to_stop(self, dispatcher: Dispatcher) -> None:
+        for flight in dispatcher.flights:
+            with contextlib.suppress(OSError):  # not begun, or ended meanwhile
+                (self._layout.attempt(flight.attempt_id) / STOP).touch()
+
+    # Placing work and recording how it ended
+
+    def _place(self, dispatcher: Dispatcher) -> None:
+        free = dispatcher.free_slots()
+        batches = list(zip(self._schedule.take(len(free)), free, strict=False))
+        if not batches:
+            return
+        # Intent before act: the attempts are on record before anything can run.
+        attempt_ids = iter(
+            self._ledger.begin((stage_id, slot) for batch, slot in batches for stage_id in batch)
+        )
+        now = utc_now()
+        for batch, slot in batches:
+            dispatcher.submit(
+                [Flight(next(attempt_ids), item, self._stages[item], slot, now) for item in batch]
+            )
+            for stage_id in batch:
+                self._board.update(stage_id)
+
+    def _collect(self, dispatcher: Dispatcher) -> None:
+        """Wait for what ends, at most until the next tick, and record all of it in one commit."""
+        tickets = dispatcher.wait(self._last_tick + TICK_S - time.monotonic())
+        if not tickets:
+            return
+        ended = [
+            pair
+            for ticket in tickets
+            for pair in zip(ticket.flights, dispatcher.outcomes(ticket), strict=True)
+        ]
+        with self._ledger.transaction():
+            done = [flight.stage_id for flight, outcome in ended if self._record(flight, outcome)]
+        self._store_rows(done)
+
+    def _record(self, flight: Flight, outcome: AttemptOutcome) -> bool:
+        """Write an outcome to the ledger and act on it; return whether the stage is done."""
+        stage_id = flight.stage_id
+        if outcome.status == "refused":  # it ran before, and what became of it there nobody told
+            outcome = failure(flight, FailureClass.LOST_WORKER, outcome.message)
+        # The disk is right: the stage may be committed although its attempt could not say so.
+        done = outcome.status != "failed" or is_committed(self._layout, stage_id)
+        if done:
+            self._ledger.commit(flight.attempt_id, outcome.ending)
+            self._schedule.done(stage_id)
+        else:
+            self._record_failure(flight, outcome)
+        self._board.update(stage_id)
+        return done
+
+    def _record_failure(self, flight: Flight, outcome: AttemptOutcome) -> None:
+        stage_id, failure_class = flight.stage_id, outcome.failure_class or FailureClass.INTERNAL
+        if failure_class == FailureClass.ENGINE_NOT_FOUND:
+            # Not the stage's fault: it waits, with all that need this engine, for a start that finds it.
+            again, counted = True, False
+            self._schedule.hold(f"engine {flight.stage.engine}", outcome.message)
+        elif failure_class == FailureClass.CANCELLED:
+            again, counted = True, False
+        else:
+            again, counted = self._ledger.failures(stage_id)[failure_class] < BUDGETS[failure_class], True
+        self._ledger.fail(
+            flight.attempt_id,
+            failure_class,
+            outcome.message,
+            again=again,
+            counted=counted,
+            log_tail=outcome.log_tail,
+            ending=outcome.ending,
+        )
+        logger.warning("attempt %s: %s: %s", flight.attempt_id, failure_class, outcome.message)
+        if again:
+            self._schedule.again(stage_id)
+        else:
+            self._schedule.failed(stage_id, failure_class)
+            self._failed[stage_id] = failure_entry(self._board, self._ledger.attempts(stage_id)[-1])
+
+    def _abandon(self) -> None:
+        """Settle what is in flight once no worker is left: committed after all, or cancelled."""
+        if self._dispatcher is None:
+            return
+        with self._ledger.transaction():
+            for flight in self._dispatcher.flights:
+                self._record(flight, failure(flight, FailureClass.CANCELLED, "the driver ended"))
+
+    # Every second
+
+    def _tick(self, dispatcher: Dispatcher) -> None:
+        now = time.monotonic()
+        if now - self._last_tick < TICK_S:
+            return
+        self._last_tick = now
+        if now - self._last_heartbeat > HEARTBEAT_S:
+            self._ledger.heartbeat()
+            self._speeds = dict(self._ledger.speeds())
+            self._last_heartbeat = now
+        self._apply_requests()
+        dispatcher.refresh()
+        self._watch_attempts(dispatcher)
+        if self._stopping_since is not None:
+            self._ask_to_stop(dispatcher)
+        self._show("running" if self._stopping_since is None else "stopping")
+
+    def _apply_requests(self) -> None:
+        for request in read_requests(self._layout):
+            if request.kind == "stop":
+                self._stop_signals = max(self._stop_signals, 1)
+            else:
+                again = self._ledger.retry(request.payload.get("stages", ()))
+                ours = [stage_id for stage_id in again if stage_id in self._stages]
+                self._schedule.retry(ours)
+                for stage_id in ours:
+                    self._failed.pop(stage_id, None)
+                    self._board.update(stage_id)
+            request.path.unlink(missing_ok=True)
+
+    def _watch_attempts(self, dispatcher: Dispatcher) -> None:
+        """Read how far the engines are, and from where their workers reported the start."""
+        started = []
+        for flight in dispatcher.flights:
+            if flight.stage.engine is None:
+                continue
+            directory = self._layout.attempt(flight.attempt_id)
+            with contextlib.suppress(OSError, ValueError):  # the attempt may end while we look
+                if flight.started is None:
+                    facts = json.loads((directory / STARTED).read_text())
+                    flight.started = facts["started"]
+                    started.append((flight.attempt_id, facts))
+                if flight.stage.engine not in self._engines:
+                    self._engines[flight.stage.engine] = get_engine(flight.stage.engine)
+                flight.progress = self._engines[flight.stage.engine].progress(directory) or flight.progress
+        if started:
+            with self._ledger.transaction():
+                for attempt_id, facts in started:
+                    self._ledger.started(attempt_id, facts["host"], facts["pid"], facts["started"])
+
+    # Store and snapshot
+
+    def _store_rows(self, stage_ids: Iterable[str]) -> None:
+        """Append the results that the store does not have yet."""
+        rows: dict[str, list[Row]] = {}
+        for stage_id in stage_ids:
+            for calculation, run in self._board.results(stage_id).items():
+                if self._store is None:
+                    self._store = Store.open(
+                        self._layout.store,
+                        campaign=self._plan.campaign,
+                        create=True,
+                        spec_sha256=self._plan.spec_sha256,
+                    )
+                if stage_id not in self._store.stage_ids(calculation):
+                    path = self._layout.stage(stage_id)
+                    row = Row(stage_id, manifest_sha256(path), path, run.id, run.labels)
+                    rows.setdefault(calculation, []).append(row)
+        if self._store is not None:
+            for calculation, found in rows.items():
+                self._store.append(calculation, found)
+
+    def _show(self, state: str) -> None:
+        flights = [] if self._dispatcher is None else list(self._dispatcher.flights)
+        if state in {"stopped", "finished"}:
+            flights = []
+        picture = snapshot(
+            self._plan.campaign,
+            driver={
+                "pid": self._holder.pid,
+                "host": self._holder.host,
+                "epoch": self._ledger.epoch,
+                "state": state,
+            },
+            started=self._holder.since,
+            board=self._board,
+            running={flight.stage_id: running_entry(self._board, flight) for flight in flights},
+            failed=self._failed,
+            held=self._schedule.held,
+            time_left_s=self._time_left_s(flights),
+        )
+        write_snapshot(self._layout, picture)
+        if self._on_snapshot is not None:
+            self._on_snapshot(picture)
+
+    def _time_left_s(self, flights: Iterable[Flight]) -> float | None:
+        remaining = self._schedule.remaining()
+        rates: dict[tuple[str, str | None], list[float]] = {}
+        for flight in flights:
+            if flight.progress is not None:
+                key = speed_key(self._plan.stages[flight.stage_id])
+                remaining[key] -= flight.stage.atoms * flight.progress.steps_done
+                if flight.progress.rate:
+                    rates.setdefault(key, []).append(flight.progress.rate)
+        speeds = {**self._speeds, **{key: sum(found) / len(found) for key, found in rates.items()}}
+        slots = 1 if self._dispatcher is None else self._dispatcher.number_of_slots
+        return time_left_s(remaining, speeds, slots)

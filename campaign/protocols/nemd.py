@@ -1,0 +1,249 @@
+"""Non-equilibrium molecular dynamics (NEMD) of the heat flow through an interface of two layered materials.
+
+The protocol of arXiv:2502.13601 (section "NEMD simulations", and ``run.in`` of its data): velocities, NpT at
+zero in-plane pressure, NVT, then a Langevin source and a Langevin sink on two layers each, with one frozen
+layer at the bottom. The stages are
+
+    build        one for all seeds, temperatures and directions
+    equilibrate  one for each seed, shared by both directions and all biases
+    produce      one for each run
+    reduce       one for each run
+
+Settings and their limits are in `nemd_settings`, what is measured in `nemd_reduction` and `nemd_variables`,
+how it is judged in `nemd_checks`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import xarray as xr
+
+from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation, Step, Thermalise
+from campaign.potentials import file_hashes, get_potential
+from campaign.protocols.base import Check, Stage, Variable, read_result, write_result
+from campaign.protocols.nemd_checks import stored_checks
+from campaign.protocols.nemd_reduction import REDUCTION_VERSION, ReduceSettings, reduce_run
+from campaign.protocols.nemd_settings import LayerRoles, NemdSettings, build_settings, engine_facts, validate
+from campaign.protocols.nemd_variables import RATIO, VARIABLES
+from campaign.quantities import Settings
+from campaign.structures.io import write_structure
+from campaign.structures.layers import (
+    BUILDER_VERSION,
+    BuildSettings,
+    MultilayerSettings,
+    build,
+    number_of_atoms,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_NAME = "nemd"
+
+
+class NemdProtocol:
+    """NEMD: settings of one run in, interfacial thermal conductance with gates and flags out."""
+
+    name: ClassVar[str] = _NAME
+    settings: ClassVar[type[Settings]] = NemdSettings
+    variables: ClassVar[Mapping[str, Variable]] = VARIABLES
+    ratio: ClassVar[tuple[str, str, str] | None] = RATIO
+
+    def validate(self, settings: NemdSettings, engine: str) -> None:
+        """Check one run's settings beyond what their types say; see `CalculationProtocol.validate`."""
+        validate(settings, engine)
+
+    def stages(self, settings: NemdSettings, engine: str, replica: tuple[int, int]) -> tuple[Stage, ...]:
+        """Build, equilibrate, produce and reduce of one run."""
+        condition = _condition(settings)
+        build_id, atoms = condition.build.id, condition.build.atoms
+        simulate = partial(
+            Stage,
+            protocol=_NAME,
+            version=engine_facts(engine).results_version,
+            engine=engine,
+            files=file_hashes(get_potential(settings.potential)),
+            replica=replica,
+            atoms=atoms,
+        )
+        equilibrate = simulate(
+            kind="equilibrate",
+            settings=condition.equilibration,
+            needs={"structure": build_id},
+            steps=simulation_steps(condition.equilibration),
+        )
+        produce = simulate(
+            kind="produce",
+            settings=condition.production,
+            needs={"structure": build_id, "state": equilibrate.id},
+            steps=simulation_steps(condition.production),
+        )
+        reduce = Stage(
+            kind="reduce",
+            protocol=_NAME,
+            settings=condition.reduction,
+            version=REDUCTION_VERSION,
+            needs={"structure": build_id, "produce": produce.id},
+            atoms=atoms,
+        )
+        return condition.build, equilibrate, produce, reduce
+
+    def execute(self, stage: Stage, inputs: Mapping[str, Path], directory: Path) -> None:
+        """Build the structure (``structure.npz``), or reduce the series of a production."""
+        if isinstance(stage.settings, BuildSettings):
+            atoms = build(stage.settings)
+            write_structure(atoms, directory / "structure.npz")
+            write_result(_build_result(stage.settings, atoms), directory)
+        elif isinstance(stage.settings, ReduceSettings):
+            series, built = read_result(inputs["produce"]), read_result(inputs["structure"])
+            write_result(reduce_run(series, built, stage.settings), directory)
+        else:
+            msg = f"a {stage.kind} stage of {_NAME} runs in an engine"
+            raise TypeError(msg)
+
+    def labels(self, settings: NemdSettings) -> Mapping[str, str]:
+        """``pair``: upper and lower material, such as ``graphene/hbn``."""
+        return {"pair": f"{settings.structure.upper.material}/{settings.structure.lower.material}"}
+
+    def checks(self, result: xr.Dataset) -> tuple[Check, ...]:
+        """Gates and flags, as the reduction judged them."""
+        return stored_checks(result)
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """What all seeds of one condition share; planning makes it once for each condition, not for each run."""
+
+    build: Stage
+    equilibration: Simulation
+    production: Simulation
+    reduction: ReduceSettings
+
+
+@lru_cache(maxsize=4096)
+def _condition(settings: NemdSettings) -> _Condition:
+    roles = LayerRoles.of(settings)
+    lower, upper = (roles.lower, roles.lower_thermostat), (roles.upper, roles.upper_thermostat)
+    (hot_side, source), (cold_side, sink) = (
+        (upper, lower) if settings.direction == "forward" else (lower, upper)
+    )
+    source_temperature_K = settings.temperature_K + settings.bath_offset_K
+    sink_temperature_K = settings.temperature_K - settings.bath_offset_K
+    steps: list[Step] = []
+    if settings.preheat_ps > 0:
+        steps.append(
+            Preheat(
+                hot_layers=tuple(sorted(set(hot_side) - set(roles.frozen))),
+                cold_layers=tuple(sorted(set(cold_side) - set(roles.frozen))),
+                frozen_layers=roles.frozen,
+                hot_temperature_K=settings.temperature_K + settings.preheat_fraction * settings.bath_offset_K,
+                cold_temperature_K=settings.temperature_K
+                - settings.preheat_fraction * settings.bath_offset_K,
+                duration_ps=settings.preheat_ps,
+                damping_fs=settings.langevin_damping_fs,
+            )
+        )
+    steps.append(
+        HeatFlow(
+            source_layers=source,
+            sink_layers=sink,
+            frozen_layers=roles.frozen,
+            upper_layers=roles.upper,
+            source_temperature_K=source_temperature_K,
+            sink_temperature_K=sink_temperature_K,
+            damping_fs=settings.langevin_damping_fs,
+            duration_ps=settings.build_up_ps + settings.production_ps,
+            sampling_interval_fs=1000 * settings.sampling_interval_ps,
+        )
+    )
+    return _Condition(
+        build=_build(settings.structure, settings.potential),
+        equilibration=_equilibration(settings),
+        production=Simulation(
+            potential=settings.potential, timestep_fs=settings.timestep_fs, steps=tuple(steps)
+        ),
+        reduction=ReduceSettings(
+            frozen_layers=roles.frozen,
+            source_layers=source,
+            sink_layers=sink,
+            hot_side_layers=hot_side,
+            cold_side_layers=cold_side,
+            stacking=settings.structure.stacking,
+            temperature_K=settings.temperature_K,
+            source_temperature_K=source_temperature_K,
+            sink_temperature_K=sink_temperature_K,
+            damping_fs=settings.langevin_damping_fs,
+            build_up_ps=settings.build_up_ps,
+            production_ps=settings.production_ps,
+            sampling_interval_ps=settings.sampling_interval_ps,
+        ),
+    )
+
+
+def _equilibration(settings: NemdSettings) -> Simulation:
+    return Simulation(
+        potential=settings.potential,
+        timestep_fs=settings.timestep_fs,
+        steps=(
+            Thermalise(temperature_K=settings.temperature_K),
+            NpT(
+                temperature_K=settings.temperature_K,
+                duration_ps=settings.npt_ps,
+                thermostat_damping_fs=settings.thermostat_damping_fs,
+                barostat_damping_fs=settings.barostat_damping_fs,
+            ),
+            NVT(
+                temperature_K=settings.temperature_K,
+                duration_ps=settings.nvt_ps,
+                thermostat_damping_fs=settings.thermostat_damping_fs,
+            ),
+        ),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _build(structure: MultilayerSettings, potential: str) -> Stage:
+    return Stage(
+        kind="build",
+        protocol=_NAME,
+        settings=build_settings(structure, potential),
+        version=BUILDER_VERSION,
+        atoms=number_of_atoms(structure),
+    )
+
+
+def simulation_steps(simulation: Simulation) -> int:
+    """MD steps of a simulation; each timed step has one at least."""
+    durations_ps = [step.duration_ps for step in simulation.steps if not isinstance(step, Thermalise)]
+    return sum(max(1, round(1000 * duration / simulation.timestep_fs)) for duration in durations_ps)
+
+
+def _build_result(settings: BuildSettings, atoms: "Atoms") -> xr.Dataset:
+    """Strain of both materials, size and cell of a structure as built."""
+    structure = settings.structure
+    values: dict[str, tuple[float, str, str]] = {
+        f"strain_{side}_{axis}": (
+            atoms.info[f"strain_{block.material}_{axis}"],
+            "1",
+            f"strain of {block.material} along {axis} against the potential's own lattice constant",
+        )
+        for side, block in (("lower", structure.lower), ("upper", structure.upper))
+        for axis in "xy"
+    }
+    for axis in "xyz":
+        values[f"cell_{axis}"] = (
+            atoms.info[f"cell_{axis}_A"],
+            "angstrom",
+            f"length of the cell along {axis}",
+        )
+    values["spacing"] = (structure.spacing_A, "angstrom", "distance of the layers")
+    values["number_of_atoms"] = (len(atoms), "1", "atoms")
+    return xr.Dataset(
+        {
+            name: ((), value, {"units": units, "long_name": text})
+            for name, (value, units, text) in values.items()
+        }
+    )

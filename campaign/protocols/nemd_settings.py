@@ -1,0 +1,213 @@
+"""Settings of a NEMD run, the roles of its layers, and what cannot be asked for."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from campaign.engines.base import get_engine
+from campaign.errors import SpecError
+from campaign.potentials import get_potential
+from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
+from campaign.quantities import NonNegative, Positive, Settings, Temperature, TemperatureOffset, Timestep
+from campaign.structures.layers import BuildSettings, MultilayerSettings, check_strain, layer_elements
+
+
+class NemdSettings(Settings):
+    """Settings of one NEMD run; the defaults are the paper's (307,828 atoms, 4.5 ns)."""
+
+    structure: MultilayerSettings = Field(
+        default=MultilayerSettings(), description="The multilayer; the default is the paper's moire cell."
+    )
+    potential: str = Field(default="tersoff-lj", description="Name of the interatomic potential.")
+    temperature_K: Temperature = Field(default=300.0, description="Mean temperature of both baths, in K.")
+    direction: Literal["forward", "backward"] = Field(
+        default="forward",
+        description="Direction of the heat flow: forward = the upper material (graphene) is hot.",
+    )
+    bath_offset_K: TemperatureOffset = Field(
+        default=30.0,
+        description="Source at temperature + offset, sink at temperature - offset, in K; 0: no bias.",
+    )
+    thermostat_layers: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=2, description="Layers in each thermostat, at the outer end of each side."
+    )
+    frozen_layers: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=1, description="Lowest layers of the lower side that do not move while heat flows."
+    )
+    timestep_fs: Timestep = Field(default=0.5, description="Timestep, in fs.")
+    langevin_damping_fs: Annotated[float, Field(ge=1, le=1e5)] = Field(
+        default=50.0, description="Damping time of source and sink, in fs (GPUMD: 100 steps of 0.5 fs)."
+    )
+    npt_ps: Positive = Field(default=500.0, description="Equilibration at zero in-plane pressure, in ps.")
+    nvt_ps: Positive = Field(default=250.0, description="Equilibration in the average cell, in ps.")
+    thermostat_damping_fs: Annotated[float, Field(ge=1, le=1e5)] = Field(
+        default=50.0,
+        description="Damping time of the equilibration's thermostat, in fs (100 steps of 0.5 fs).",
+    )
+    barostat_damping_fs: Annotated[float, Field(ge=10, le=1e6)] = Field(
+        default=500.0, description="Damping time of the barostat, in fs (1000 steps of 0.5 fs)."
+    )
+    preheat_ps: NonNegative = Field(
+        default=0.0,
+        description="Time in which each side is brought to a temperature of its own before heat flows, "
+        "in ps; 0 (the paper) starts both sides at the mean temperature.",
+    )
+    preheat_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="Temperatures of the preheated sides: temperature +- this part of the bath's offset. "
+        "Layers forget their start slowly, so it should be close to the steady profile.",
+    )
+    build_up_ps: NonNegative = Field(
+        default=1250.0, description="Heat flow that is left out of all averages, in ps."
+    )
+    production_ps: Positive = Field(
+        default=1250.0, description="Heat flow that is averaged, after the build-up, in ps."
+    )
+    sampling_interval_ps: Annotated[float, Field(gt=0, le=100)] = Field(
+        default=0.5, description="Time between two samples of temperatures and energies, in ps."
+    )
+
+
+@dataclass(frozen=True)
+class LayerRoles:
+    """Who does what, by layer index from 0 at the bottom."""
+
+    frozen: tuple[int, ...]
+    lower_thermostat: tuple[int, ...]
+    upper_thermostat: tuple[int, ...]
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
+
+    @classmethod
+    def of(cls, settings: NemdSettings) -> "LayerRoles":
+        """Roles of the layers of one run."""
+        n_lower, n_upper = settings.structure.lower.layers, settings.structure.upper.layers
+        frozen, bath, total = settings.frozen_layers, settings.thermostat_layers, n_lower + n_upper
+        return cls(
+            frozen=tuple(range(frozen)),
+            lower_thermostat=tuple(range(frozen, frozen + bath)),
+            upper_thermostat=tuple(range(total - bath, total)),
+            lower=tuple(range(n_lower)),
+            upper=tuple(range(n_lower, total)),
+        )
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What planning needs of an engine."""
+
+    results_version: int
+    capabilities: frozenset[str]
+
+
+@lru_cache(maxsize=32)
+def engine_facts(name: str) -> EngineFacts:
+    """Facts of an engine; looked up once, as finding entry points is slow."""
+    engine = get_engine(name)
+    return EngineFacts(engine.results_version, engine.capabilities)
+
+
+def build_settings(structure: MultilayerSettings, potential: str) -> BuildSettings:
+    """Return the settings of the build stage: structure and the potential's lattice constants."""
+    own = get_potential(potential).lattice_constants_A
+    materials = (structure.lower.material, structure.upper.material)
+    return BuildSettings(structure=structure, lattice_constants_A={name: own[name] for name in materials})
+
+
+def validate(settings: NemdSettings, engine: str) -> None:
+    """Check what the types of the settings cannot say.
+
+    Raises
+    ------
+    SpecError
+        With ``where`` set to the dotted name of the field that is to blame.
+    """
+    _validate_layers(settings)
+    _validate_baths(settings)
+    _validate_times(settings)
+    _validate_model(settings, engine)
+
+
+def _validate_layers(settings: NemdSettings) -> None:
+    bath, frozen = settings.thermostat_layers, settings.frozen_layers
+    lower, upper = settings.structure.lower, settings.structure.upper
+    for side, block, taken, what in (
+        ("lower", lower, frozen + bath, f"{frozen} frozen and {bath} thermostatted"),
+        ("upper", upper, bath, f"{bath} thermostatted"),
+    ):
+        free = block.layers - taken
+        if free < 1:
+            problem = "reach across the interface" if free < 0 else "leave no free layer at the interface"
+            raise SpecError(
+                f"{what} layers {problem}: the {side} side has {block.layers} layers of {block.material}",
+                where="thermostat_layers",
+                hint=f"at least {taken + 1} are needed (structure.{side}.layers)",
+            )
+
+
+def _validate_baths(settings: NemdSettings) -> None:
+    sink_K = settings.temperature_K - settings.bath_offset_K
+    if sink_K <= 0:
+        raise SpecError(
+            f"the sink would be at {sink_K:g} K ({settings.temperature_K:g} - {settings.bath_offset_K:g})",
+            where="bath_offset_K",
+            hint="it must be above 0 K",
+        )
+
+
+def _validate_times(settings: NemdSettings) -> None:
+    if settings.preheat_fraction != 1 and settings.preheat_ps == 0:
+        raise SpecError("it has no effect without preheat_ps", where="preheat_fraction")
+    interval_ps = settings.sampling_interval_ps
+    timesteps = 1000 * interval_ps / settings.timestep_fs
+    if timesteps < 0.5 or not _is_whole(timesteps):
+        raise SpecError(
+            f"{interval_ps:g} ps is not a whole number of timesteps of {settings.timestep_fs:g} fs",
+            where="sampling_interval_ps",
+        )
+    for name, duration_ps in (
+        ("build_up_ps", settings.build_up_ps),
+        ("production_ps", settings.production_ps),
+    ):
+        if not _is_whole(duration_ps / interval_ps):
+            raise SpecError(
+                f"{duration_ps:g} ps is not a whole number of sampling intervals of {interval_ps:g} ps",
+                where=name,
+            )
+    if round(settings.production_ps / interval_ps) < MIN_WINDOW_SAMPLES:
+        raise SpecError(
+            f"{settings.production_ps:g} ps are shorter than {MIN_WINDOW_SAMPLES} sampling intervals "
+            f"of {interval_ps:g} ps",
+            where="production_ps",
+        )
+
+
+def _validate_model(settings: NemdSettings, engine: str) -> None:
+    potential = get_potential(settings.potential)
+    elements = {element for layer in layer_elements(settings.structure) for element in layer}
+    unknown = elements - set(potential.elements)
+    if unknown:
+        raise SpecError(f"{potential.name} does not know {', '.join(sorted(unknown))}", where="potential")
+    if engine not in potential.engines:
+        raise SpecError(
+            f"{engine} cannot run {potential.name}",
+            where="potential",
+            hint=f"engines that can: {', '.join(potential.engines)}",
+        )
+    lacking = required_capabilities(settings) - engine_facts(engine).capabilities
+    if lacking:
+        raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
+    check_strain(build_settings(settings.structure, settings.potential))
+
+
+def required_capabilities(settings: NemdSettings) -> frozenset[str]:
+    """Names of the steps that an engine must be able to do."""
+    steps = {"thermalise", "npt", "nvt", "heat_flow"}
+    return frozenset(steps | {"preheat"} if settings.preheat_ps else steps)
+
+
+def _is_whole(number: float) -> bool:
+    # settings are decimal numbers: their quotients are whole to rounding, or clearly not
+    return abs(number - round(number)) < 1e-6 * max(1.0, number)

@@ -1,0 +1,170 @@
+"""Rows of the store: reduced datasets of single runs, and how many of them become one along ``run``."""
+
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from campaign.errors import StoreError
+from campaign.protocols.base import read_result
+
+RUN = "run"
+IDENTITY = ("stage_id", "manifest_sha256", "run_id")
+TEXT = np.dtypes.StringDType()
+
+Label = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One committed result.
+
+    Attributes
+    ----------
+    stage_id
+        The stage that holds the result; a stage is stored once, whatever number of runs share it.
+    manifest_sha256
+        SHA-256 of the stage's manifest.
+    path
+        Directory of the committed stage, with ``result.nc``.
+    run_id
+        The first run that asked for it.
+    labels
+        Labels of that run; numbers become floats, everything else text.
+    """
+
+    stage_id: str
+    manifest_sha256: str
+    path: Path
+    run_id: str
+    labels: Mapping[str, Label]
+
+
+def read_row(directory: Path) -> xr.Dataset:
+    """Reduced dataset of a committed stage, with the types of the store (float, bool, text).
+
+    Raises
+    ------
+    StoreError
+        The stage's result cannot be read.
+    """
+    try:
+        dataset = read_result(directory)
+    except Exception as error:
+        hint = "delete that directory: the stage is computed again"
+        raise StoreError(f"cannot read the result: {error}", where=str(directory), hint=hint) from error
+    axes = {name for name in dataset.variables if dataset.variables[name].dims == (name,)}
+    return dataset.assign(
+        {name: _typed(dataset.variables[name]) for name in dataset.variables if name not in axes}
+    )
+
+
+def _typed(variable: xr.Variable) -> xr.Variable:
+    values = np.asarray(variable.values)
+    if values.dtype.kind in "iu":
+        values = values.astype(np.float64)
+    elif values.dtype.kind == "S":
+        values = np.strings.decode(values, "utf-8").astype(TEXT)
+    elif values.dtype.kind in "UO":
+        values = values.astype(TEXT)
+    return xr.Variable(variable.dims, values, variable.attrs)
+
+
+def fill_value(dtype: np.dtype[Any]) -> Any:
+    """Value of what a run does not have: NaN, False or an empty text."""
+    return {"f": np.nan, "c": np.nan, "b": False, "T": ""}[dtype.kind]
+
+
+def axis_names(datasets: Sequence[xr.Dataset]) -> list[str]:
+    """Names of the dimensions that have a coordinate."""
+    names = (
+        str(n) for dataset in datasets for n, variable in dataset.variables.items() if variable.dims == (n,)
+    )
+    return list(dict.fromkeys(names))
+
+
+def merge_axis(name: str, before: Sequence[Any], datasets: Sequence[xr.Dataset]) -> xr.Variable:
+    """Coordinate of a dimension over many rows: the values ``before``, continued by what is new.
+
+    Text and integers (checks, layers) are aligned by value. A real coordinate must be the same in all rows,
+    or the start of a longer one.
+
+    Raises
+    ------
+    StoreError
+        A real coordinate differs between rows.
+    """
+    found = [dataset.variables[name] for dataset in datasets if name in dataset.variables]
+    known: dict[Any, None] = dict.fromkeys(before)
+    for variable in found:
+        values = variable.values.tolist()
+        if variable.dtype.kind == "f" and values[: len(known)] != list(known)[: len(values)]:
+            hint = "make it a variable along its dimension"
+            raise StoreError(f"the coordinate {name!r} differs between runs", hint=hint)
+        known.update(dict.fromkeys(values))
+    dtype = TEXT if found[0].dtype.kind in "UOT" else found[0].dtype
+    return xr.Variable((name,), np.array(list(known), dtype=dtype), dict(found[0].attrs))
+
+
+def identity_columns(rows: Sequence[Row]) -> dict[str, xr.Variable]:
+    """Columns that identify the rows, along ``run``."""
+    return {
+        "stage_id": xr.Variable((RUN,), np.array([row.stage_id for row in rows], dtype=TEXT)),
+        "manifest_sha256": xr.Variable((RUN,), np.array([row.manifest_sha256 for row in rows], dtype=TEXT)),
+        "run_id": xr.Variable((RUN,), np.array([row.run_id for row in rows], dtype=TEXT)),
+    }
+
+
+def label_column(name: str, rows: Sequence[Row]) -> xr.Variable:
+    """One label of each row along ``run``; NaN or an empty text where a run has no such label."""
+    values = [row.labels.get(name) for row in rows]
+    if all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values
+    ):
+        numbers = [math.nan if value is None else float(value) for value in values]
+        return xr.Variable((RUN,), np.array(numbers))
+    texts = ["" if value is None else str(value) for value in values]
+    return xr.Variable((RUN,), np.array(texts, dtype=TEXT))
+
+
+def label_name(name: str, taken: Container[str]) -> str:
+    """Name of a label's column: the variables and dimensions of a result keep theirs."""
+    return f"{name}_label" if name in taken else name
+
+
+def stack(name: str, datasets: Sequence[xr.Dataset], axes: Mapping[str, xr.Variable]) -> xr.Variable:
+    """One variable of all rows along ``run``, aligned by its coordinates and padded to the largest."""
+    present = [(i, dataset) for i, dataset in enumerate(datasets) if name in dataset.variables]
+    first = present[0][1].variables[name]
+    for _, dataset in present:
+        variable = dataset.variables[name]
+        if (variable.dims, variable.dtype.kind) != (first.dims, first.dtype.kind):
+            raise StoreError(f"{name!r} has different dimensions or types in runs of one calculation")
+    places = {dim: {label: i for i, label in enumerate(axis.values.tolist())} for dim, axis in axes.items()}
+    dims = [str(dim) for dim in first.dims]
+    longest = {dim: max(dataset.sizes[dim] for _, dataset in present) for dim in dims}
+    shape = [axes[dim].size if dim in axes else longest[dim] for dim in dims]
+    values = np.full((len(datasets), *shape), fill_value(first.dtype), dtype=first.dtype)
+    for i, dataset in present:
+        index = [
+            [places[dim][label] for label in dataset.variables[dim].values.tolist()]
+            if dim in dataset.variables
+            else list(range(dataset.sizes[dim]))
+            for dim in dims
+        ]
+        selection: tuple[Any, ...] = (i, *np.ix_(*index))
+        values[selection] = dataset.variables[name].values
+    return xr.Variable((RUN, *first.dims), values, dict(first.attrs))
+
+
+def pad(values: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Rows of values enlarged to ``shape`` (without the first dimension)."""
+    if values.shape[1:] == shape:
+        return values
+    padded = np.full((len(values), *shape), fill_value(values.dtype), dtype=values.dtype)
+    padded[tuple(slice(length) for length in values.shape)] = values
+    return padded

@@ -1,0 +1,96 @@
+"""Campaigns of the stand-in plug-in (``tests/standin``): make them, count what they did, run them elsewhere."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from campaign.execution.commit import read_manifest
+from campaign.layout import Layout
+from campaign.plan import Plan, make_plan
+from campaign.protocols.base import Stage
+from campaign.spec import load_spec
+
+PLUGIN = Path(__file__).parent / "standin"
+
+DRIVE = """
+import sys
+from pathlib import Path
+from standin_campaign import plan_of
+from campaign.execution.driver import run_campaign
+
+if __name__ == "__main__":
+    root, workers = Path(sys.argv[1]), int(sys.argv[2])
+    plan, stages = plan_of(root.parent / "spec.yaml")
+    result = run_campaign(root, plan, stages, workers=workers)
+    sys.exit(130 if result.interrupted else 0)
+"""
+
+
+def use_standin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the plug-in for this process and for those that it starts."""
+    monkeypatch.syspath_prepend(PLUGIN)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (PLUGIN, PLUGIN.parent))))
+
+
+def write_spec(directory: Path, potentials: Sequence[str], seeds: int) -> Path:
+    path = directory / "spec.yaml"
+    path.write_text(
+        "campaign: standins\n"
+        "calculations:\n"
+        "  toy:\n"
+        "    protocol: standin\n"
+        "    engine: standin\n"
+        "    axes:\n"
+        f"      potential: [{', '.join(potentials)}]\n"
+        f"      seed: {{count: {seeds}}}\n"
+    )
+    return path
+
+
+def plan_of(spec: Path) -> tuple[Plan, Mapping[str, Stage]]:
+    return make_plan(load_spec(spec))
+
+
+def drive(root: Path, workers: int) -> "subprocess.Popen[bytes]":
+    """Start a driver in its own process and process group."""
+    script = root.parent / "drive.py"
+    script.write_text(DRIVE)
+    log = (root.parent / "drive.log").open("ab")
+    command = (sys.executable, str(script), str(root), str(workers))
+    return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def engine_starts(root: Path) -> Counter[str]:
+    """How often the stand-in's process was started for each stage of an engine."""
+    calls = root / "calls"
+    if not calls.exists():
+        return Counter()
+    return Counter({path.name: len(path.read_text().splitlines()) for path in calls.iterdir()})
+
+
+def committed(root: Path) -> list[str]:
+    """Ids of the committed stages; each must have a whole manifest."""
+    layout = Layout(root)
+    found = [path.name for path in layout.stages.glob("??/*")]
+    for stage_id in found:
+        assert read_manifest(layout.stage(stage_id))["stage"] == stage_id
+    return found
+
+
+def engines_alive(root: Path) -> list[int]:
+    """Ids of processes that work in an attempt's directory of the campaign."""
+    alive = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                directory = (path / "cwd").readlink()
+            except OSError:
+                continue
+            if directory.is_relative_to(root / "attempts"):
+                alive.append(int(path.name))
+    return alive

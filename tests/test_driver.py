@@ -1,0 +1,201 @@
+"""The driver with real Dask workers and a stand-in engine; each test starts a cluster, which takes seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standin_campaign import (
+    committed,
+    drive,
+    engine_starts,
+    engines_alive,
+    plan_of,
+    use_standin,
+    write_spec,
+)
+
+from campaign.errors import BusyError, FailureClass
+from campaign.execution import driver as driver_module
+from campaign.execution.driver import DriverResult, run_campaign
+from campaign.execution.requests import driver_is_alive, write_request
+from campaign.layout import Layout
+from campaign.ledger import Ledger
+from campaign.store import Store
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    use_standin(monkeypatch)
+    return tmp_path / "campaign"
+
+
+def run(root: Path, potentials: list[str], seeds: int = 1, **more: Any) -> DriverResult:
+    plan, stages = plan_of(write_spec(root.parent, potentials, seeds))
+    return run_campaign(root, plan, stages, workers=2, **more)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def failures(root: Path) -> dict[str, list[str]]:
+    """Classes of the failed attempts of each stage that has any."""
+    found = {}
+    with Ledger.open(Layout(root), read_only=True) as ledger:
+        for stage_id in ledger.states():
+            classes = [item.failure_class for item in ledger.attempts(stage_id) if item.failure_class]
+            if classes:
+                found[stage_id] = classes
+    return found
+
+
+def status(root: Path) -> dict[str, Any]:
+    snapshot: dict[str, Any] = json.loads(Layout(root).status.read_text())
+    return snapshot
+
+
+def test_every_fault_costs_its_budget_and_no_more(root: Path) -> None:
+    potentials = ["steady", "flaky", "half", "signal", "broken", "nan", "bug", "lost"]
+    result = run(root, potentials)
+    states = dict(zip(potentials, status(root)["states"]["toy"], strict=True))
+    assert states == {
+        "steady": "d",
+        "flaky": "d",
+        "half": "d",
+        "signal": "d",
+        "lost": "d",
+        "broken": "f",
+        "nan": "f",
+        "bug": "f",
+    }
+    assert result.failed == 3
+    assert not result.interrupted
+    plan, _ = plan_of(root.parent / "spec.yaml")
+    produce = {run.labels["potential"]: run.stages[2] for run in plan.calculations[0].runs}
+    found = failures(root)
+    assert {name: found.get(stage_id, []) for name, stage_id in produce.items()} == {
+        "steady": [],
+        "flaky": ["transient"] * 2,
+        "half": ["transient"],
+        "signal": ["transient"],
+        "broken": ["transient"] * 3,
+        "nan": ["physics"],
+        "bug": ["internal"],
+        "lost": ["lost worker"],
+    }
+    # 1 structure, 8 equilibrations; 5 productions and 5 reductions; each committed once.
+    assert len(committed(root)) == 1 + 8 + 5 + 5
+    starts = engine_starts(root)
+    assert starts.total() == 8 + sum(
+        {"steady": 1, "flaky": 3, "half": 2, "signal": 2, "broken": 3, "nan": 1, "lost": 2}.values()
+    )
+    assert len(Store.open(Layout(root).store, campaign="standins").stage_ids("toy")) == 5
+    entry = status(root)["failed"][produce["broken"]]
+    assert entry["class"] == "transient"
+    assert entry["runs"] == [
+        run.id for run in plan.calculations[0].runs if run.labels["potential"] == "broken"
+    ]
+
+    again = run(root, potentials)  # nothing to do: failed stages are not repeated unasked
+    assert again.counts == result.counts
+    assert engine_starts(root) == starts
+
+
+def test_after_like_failures_a_condition_is_held_back_until_a_retry(root: Path) -> None:
+    result = run(root, ["nan", "steady"], seeds=6)
+    assert result.counts["toy"]["done"] == 6
+    assert 3 <= result.failed < 6
+    assert list(result.held) == ["toy potential=nan"]
+    # One more may have been in flight when the third failed.
+    assert sum(classes == ["physics"] for classes in failures(root).values()) in {3, 4}
+    before = engine_starts(root).total()
+    write_request(Layout(root), "retry", {"stages": list(status(root)["failed"])})
+    again = run(root, ["nan", "steady"], seeds=6)
+    assert engine_starts(root).total() > before
+    assert list(again.held) == ["toy potential=nan"]
+
+
+def test_without_its_engine_a_stage_waits_and_the_rest_goes_on(root: Path) -> None:
+    result = run(root, ["absent"], seeds=2)
+    assert list(result.held) == ["engine standin"]
+    assert result.counts["toy"]["pending"] == 2
+    assert set(sum(failures(root).values(), [])) == {FailureClass.ENGINE_NOT_FOUND}
+    assert engine_starts(root).total() == 0
+
+
+@pytest.mark.slow
+def test_a_killed_driver_is_resumed_and_nothing_is_repeated(root: Path) -> None:
+    write_spec(root.parent, ["slow"], 8)
+    for finished in (1, 4):
+        process = drive(root, 2)
+        wait_for(lambda finished=finished: len(committed(root)) > 8 + finished if root.exists() else False)
+        process.kill()
+        process.wait()
+        wait_for(lambda: not engines_alive(root))
+        assert not driver_is_alive(Layout(root))
+    before = set(committed(root))
+    assert drive(root, 2).wait(120) == 0
+    assert before < set(committed(root))
+    assert len(committed(root)) == 1 + 3 * 8
+    with Ledger.open(Layout(root), read_only=True) as ledger:
+        assert ledger.counts() == {"done": 25}
+        attempts = [item for stage_id in ledger.states() for item in ledger.attempts(stage_id)]
+    # Each kill lost at most what was in flight in two slots; all else was attempted once.
+    lost = [item for item in attempts if item.failure_class == "lost worker"]
+    assert len(lost) <= 4
+    assert len(attempts) == 25 + len(lost)
+    # An engine may be killed before it started, so starts can be fewer than attempts, but never more.
+    assert 16 <= engine_starts(root).total() <= 16 + len(lost)
+    assert list(Layout(root).attempts.iterdir()) == []
+    assert len(Store.open(Layout(root).store, campaign="standins").stage_ids("toy")) == 8
+
+
+def test_a_stop_ends_within_seconds_and_the_next_start_goes_on(root: Path) -> None:
+    write_spec(root.parent, ["hang", "steady"], 1)
+    process = drive(root, 2)
+    wait_for(lambda: len(engines_alive(root)) == 1 and len(committed(root)) == 5)
+    plan, stages = plan_of(root.parent / "spec.yaml")
+    with pytest.raises(BusyError, match=f"process {process.pid} on "):
+        run_campaign(root, plan, stages, workers=1)
+    began = time.monotonic()
+    write_request(Layout(root), "stop", {})
+    assert process.wait(30) == 130
+    assert time.monotonic() - began < 15
+    assert engines_alive(root) == []
+    assert status(root)["driver"]["state"] == "stopped"
+    assert status(root)["counts"]["toy"] == {"pending": 1, "running": 0, "done": 1, "failed": 0, "total": 2}
+    assert sum(failures(root).values(), []) == ["cancelled"]
+
+    # It goes on, and Ctrl-C in the terminal, which reaches the workers too, is a stop as well.
+    process = drive(root, 2)
+    wait_for(lambda: len(engines_alive(root)) == 1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert sum(failures(root).values(), []) == ["cancelled"] * 2
+    assert engines_alive(root) == []
+
+
+def test_a_driver_whose_campaign_was_taken_ends_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "HEARTBEAT_S", 0.0)
+    write_spec(root.parent, ["hang"], 1)
+    process = drive(root, 1)
+    wait_for(lambda: len(engines_alive(root)) == 1)
+    thief = (
+        "import sys; from pathlib import Path; from campaign.layout import Layout; "
+        "from campaign.ledger import Holder, Ledger; "
+        "Ledger.open(Layout(Path(sys.argv[1]))).acquire(Holder.this_process())"
+    )
+    subprocess.run((sys.executable, "-c", thief, str(root)), check=True)
+    assert process.wait(60) not in {0, 130}
+    assert engines_alive(root) == []
+    assert "does not hold the campaign" in (root.parent / "drive.log").read_text()

@@ -1,0 +1,292 @@
+"""The store: what was committed stays readable and true, whatever happens to the writer."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from campaign.errors import StoreError
+from campaign.protocols.base import write_result
+from campaign.store import Row, Store, read_tables, writer
+
+
+def result(
+    value: float, n_layers: int, *, checks: tuple[str, ...] = ("closure",), text: str = ""
+) -> xr.Dataset:
+    return xr.Dataset(
+        {
+            "itc": ((), value, {"units": "MW m^-2 K^-1", "long_name": "conductance"}),
+            "atoms": ((), int(value)),
+            "valid": ((), value > 0),
+            "reason": ((), text),
+            "profile": (("layer",), value + np.arange(n_layers), {"units": "K"}),
+            "energy": (("sample",), np.linspace(0, value, n_layers + 2)),
+            "passed": (("check",), np.ones(len(checks), dtype=bool)),
+        },
+        coords={"layer": np.arange(n_layers), "check": list(checks)},
+    )
+
+
+class Stages:
+    """Writes stages and remembers what each row must hold."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.expected: dict[str, xr.Dataset] = {}
+
+    def row(self, name: str, dataset: xr.Dataset, **labels: Any) -> Row:
+        directory = self.root / name
+        directory.mkdir()
+        write_result(dataset, directory)
+        self.expected[name] = dataset
+        return Row(name, f"sha-{name}", directory, f"nemd/{name}", labels)
+
+
+def check_contents(path: Path, expected: dict[str, xr.Dataset], calculation: str = "nemd") -> None:
+    """Compare what a user reads with what was written; warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = xr.open_zarr(path, group=calculation, chunks=None).load()
+    assert dataset["stage_id"].values.tolist() == list(expected)
+    for position, (name, wanted) in enumerate(expected.items()):
+        found = dataset.isel(run=position)
+        assert found["manifest_sha256"].item() == f"sha-{name}"
+        for scalar in ("itc", "atoms", "valid", "reason"):
+            assert found[scalar].item() == wanted[scalar].item()
+        for series, dim in (("profile", "layer"), ("energy", "sample")):
+            np.testing.assert_array_equal(found[series].values[: wanted.sizes[dim]], wanted[series].values)
+            assert np.isnan(found[series].values[wanted.sizes[dim] :]).all()
+        passed = dict(zip(found["check"].values.tolist(), found["passed"].values.tolist(), strict=True))
+        assert {check for check, yes in passed.items() if yes} == set(wanted["check"].values.tolist())
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> Stages:
+    (tmp_path / "stages").mkdir()
+    return Stages(tmp_path / "stages")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.zarr"
+
+
+def test_plain_zarr_has_units_labels_and_provenance(stages: Stages, path: Path) -> None:
+    store = Store.open(path, campaign="c", create=True, spec_sha256="abc")
+    store.append("nemd", [stages.row("a", result(1.5, 3), temperature=300.0, seed=1, direction="forward")])
+    store.append("nemd", [stages.row("b", result(2.5, 3), temperature=310.5, seed=2, direction="backward")])
+    store.flush()
+    dataset = xr.open_zarr(path, group="nemd", chunks=None)
+    assert dataset["itc"].attrs == {"units": "MW m^-2 K^-1", "long_name": "conductance"}
+    assert {"stage_id", "run_id", "manifest_sha256", "temperature", "seed", "direction"} <= set(
+        dataset.coords
+    )
+    assert dataset["itc"].where(dataset["direction"] == "backward", drop=True).values.tolist() == [2.5]
+    assert dataset["seed"].values.tolist() == [1.0, 2.0]
+    assert dataset.attrs["campaign"] == "c"
+    assert dataset.attrs["spec_sha256"] == "abc"
+    assert {"campaign_version", "created", "updated"} <= dataset.attrs.keys()
+
+
+class AppendFlushReopen(RuleBasedStateMachine):
+    """The store against a list: rows given before the last flush are there, once, in order."""
+
+    root: Path
+
+    @initialize()
+    def start(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+        (self.root / "stages").mkdir(parents=True)
+        self.stages = Stages(self.root / "stages")
+        self.path = self.root / "results.zarr"
+        self.store = Store.open(self.path, campaign="c", create=True)
+        self.flushed: dict[str, xr.Dataset] = {}
+
+    @rule(
+        n_layers=st.integers(1, 5),
+        checks=st.sampled_from([("closure",), ("closure", "balance"), ("jump", "closure")]),
+        text=st.sampled_from(["", "late", "ümlaut " * 20]),
+    )
+    def append(self, n_layers: int, checks: tuple[str, ...], text: str) -> None:
+        number = len(self.stages.expected)
+        dataset = result(float(number), n_layers, checks=checks, text=text)
+        row = self.stages.row(f"s{number}", dataset, seed=number)
+        self.store.append("nemd", [row])
+        self.store.append("nemd", [row])
+        if number % writer.TAIL_ROWS == writer.TAIL_ROWS - 1:
+            self.flushed = dict(self.stages.expected)
+
+    @rule()
+    def flush(self) -> None:
+        self.store.flush()
+        self.flushed = dict(self.stages.expected)
+
+    @rule()
+    def reopen(self) -> None:
+        self.flush()
+        self.store = Store.open(self.path, campaign="c")
+
+    @invariant()
+    def holds(self) -> None:
+        if self.flushed:
+            check_contents(self.path, self.flushed)
+            assert self.store.stage_ids("nemd") == set(self.stages.expected)
+
+
+def test_model_of_append_flush_and_reopen(tmp_path: Path) -> None:
+    AppendFlushReopen.root = tmp_path / "machine"
+    few = settings(
+        max_examples=8, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(AppendFlushReopen, settings=few)
+
+
+def test_shards_and_chunks_hold_their_rows(
+    stages: Stages, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "TAIL_ROWS", 3)
+    monkeypatch.setattr(writer, "_MAX_SHARD_ROWS", 16)
+    store = Store.open(path, campaign="c", create=True)
+    for number in range(40):
+        store.append("nemd", [stages.row(f"s{number}", result(float(number), 2 + number % 3), seed=number)])
+    store.flush()
+    check_contents(path, stages.expected)
+    assert len([p for p in (path / "nemd" / "itc" / "c").rglob("*") if p.is_file()]) == 3
+    some = np.array([39, 0, 17, 17])
+    assert read_tables(path)["nemd"].read("itc", some).tolist() == [39.0, 0.0, 17.0, 17.0]
+
+
+def test_kill_between_rows_and_commit_leaves_old_rows_and_is_repaired(
+    stages: Stages, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(path, campaign="c", create=True)
+    store.append("nemd", [stages.row("a", result(1.0, 2), seed=1)])
+    store.flush()
+    committed = dict(stages.expected)
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise KilledError
+
+    lost = result(9.0, 7, checks=("new", "closure")).assign(extra=1.0)
+    store.append("nemd", [stages.row("lost", lost, seed=9, other="x")])
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._GroupWriter, "_commit", kill)
+        with pytest.raises(KilledError):
+            store.flush()
+    check_contents(path, committed)
+    again = Store.open(path, campaign="c")
+    assert again.stage_ids("nemd") == {"a"}
+    del stages.expected["lost"]
+    again.append("nemd", [stages.row("b", result(2.0, 4), seed=2)])
+    again.flush()
+    check_contents(path, stages.expected)
+    assert "extra" not in xr.open_zarr(path, group="nemd", chunks=None)
+
+
+def test_kill_in_first_append_is_repaired(
+    stages: Stages, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.open(path, campaign="c", create=True)
+    (path / "nemd" / "itc" / "c").mkdir(parents=True)
+    assert read_tables(path) == {}
+    store.append("nemd", [stages.row("a", result(1.0, 2), seed=1)])
+    store.flush()
+    check_contents(path, stages.expected)
+
+
+def test_variables_and_labels_that_come_later_or_stay_away(stages: Stages, path: Path) -> None:
+    store = Store.open(path, campaign="c", create=True)
+    store.append("nemd", [stages.row("a", result(1.0, 2), seed=1)])
+    store.flush()
+    more = result(2.0, 3).assign(extra=("layer", np.arange(3.0)))
+    store.append("nemd", [stages.row("b", more, seed=1, area="large")])
+    store.flush()
+    store.append("nemd", [stages.row("c", result(3.0, 5).drop_vars("profile"), seed=2)])
+    store.flush()
+    dataset = xr.open_zarr(path, group="nemd", chunks=None).load()
+    assert dataset["area"].values.tolist() == ["", "large", ""]
+    assert dataset["extra"].dims == ("run", "layer")
+    assert np.isnan(dataset["extra"].values[[0, 2]]).all()
+    assert np.isnan(dataset["profile"].values[2]).all()
+    assert dataset["profile"].shape == (3, 5)
+
+
+def test_label_with_the_name_of_a_variable_keeps_both(stages: Stages, path: Path) -> None:
+    store = Store.open(path, campaign="c", create=True)
+    store.append("nemd", [stages.row("a", result(1.0, 2), atoms="many", layer=7)])
+    store.flush()
+    dataset = xr.open_zarr(path, group="nemd", chunks=None)
+    assert dataset["atoms"].values.tolist() == [1.0]
+    assert dataset["atoms_label"].values.tolist() == ["many"]
+    assert dataset["layer_label"].values.tolist() == [7.0]
+
+
+def test_real_coordinates_must_agree(stages: Stages, path: Path) -> None:
+    store = Store.open(path, campaign="c", create=True)
+    spectrum = xr.Dataset({"pdos": ("frequency", [1.0, 2.0])}, coords={"frequency": [0.5, 1.0]})
+    longer = xr.Dataset({"pdos": ("frequency", [1.0, 2.0, 3.0])}, coords={"frequency": [0.5, 1.0, 1.5]})
+    other = xr.Dataset({"pdos": ("frequency", [1.0, 2.0])}, coords={"frequency": [0.5, 1.1]})
+    store.append("pdos", [stages.row("a", spectrum), stages.row("b", longer)])
+    store.flush()
+    assert xr.open_zarr(path, group="pdos", chunks=None)["frequency"].values.tolist() == [0.5, 1.0, 1.5]
+    store.append("pdos", [stages.row("c", other)])
+    with pytest.raises(StoreError, match="frequency"):
+        store.flush()
+
+
+def test_unknown_format_is_refused_and_left_alone(path: Path) -> None:
+    Store.open(path, campaign="c", create=True)
+    document = json.loads((path / "zarr.json").read_text())
+    document["attributes"]["format"] = 99
+    (path / "zarr.json").write_text(json.dumps(document))
+    before = (path / "zarr.json").read_bytes()
+    with pytest.raises(StoreError, match="format 99"):
+        Store.open(path, campaign="c", create=True)
+    with pytest.raises(StoreError, match="format 99"):
+        read_tables(path)
+    assert (path / "zarr.json").read_bytes() == before
+
+
+def test_store_of_another_campaign_and_missing_store_are_refused(path: Path) -> None:
+    with pytest.raises(StoreError, match="no result store"):
+        Store.open(path, campaign="c")
+    assert not path.exists()
+    Store.open(path, campaign="c", create=True)
+    with pytest.raises(StoreError, match="belongs to campaign 'c'"):
+        Store.open(path, campaign="d")
+
+
+def test_damage_is_reported_with_what_to_do(stages: Stages, path: Path) -> None:
+    store = Store.open(path, campaign="c", create=True)
+    store.append("nemd", [stages.row("a", result(1.0, 2))])
+    store.flush()
+    for shard in (path / "nemd" / "itc" / "c").rglob("*"):
+        if shard.is_file():
+            shard.write_bytes(b"\0" * shard.stat().st_size)
+    with pytest.raises(StoreError, match="filled again from the committed stages"):
+        read_tables(path)["nemd"].read("itc", np.array([0]))
+
+
+def test_rebuilding_from_the_stages_gives_the_same(stages: Stages, path: Path) -> None:
+    rows = [
+        stages.row(f"s{number}", result(float(number), 2 + number % 2), seed=number) for number in range(5)
+    ]
+    for _ in range(2):
+        shutil.rmtree(path, ignore_errors=True)
+        store = Store.open(path, campaign="c", create=True)
+        store.append("nemd", rows)
+        store.flush()
+        check_contents(path, stages.expected)
