@@ -2,7 +2,7 @@
 
 Estimates. Core-hours are atom-steps / speed, with the speed of this campaign's own attempts where there are
 any, else `DEFAULT_SPEEDS`. Disk is, for each stage, `BYTES_PER_STAGE` and `BYTES_PER_ATOM` times its atoms;
-files are `FILES_PER_STAGE`. Series of temperatures and energies are not counted (some 0.2 kB for each sample).
+files are `FILES_PER_STAGE`. Long series of temperatures and energies are not counted (0.2 kB per sample).
 """
 
 from collections import Counter, defaultdict
@@ -22,19 +22,21 @@ DEFAULT_SPEEDS: Mapping[Speed, float] = {
 }
 """Atom-step/s of a core, measured with 540 and 2,016 atoms on a 2-core x86-64 machine (LAMMPS 22Jul2025)."""
 
-BYTES_PER_STAGE = 30_000
-"""Manifest, input, log and result."""
+MD_KINDS = ("relax", "equilibrate", "produce")
+
+BYTES_PER_STAGE: Mapping[str, int] = {"build": 4_000, **dict.fromkeys(MD_KINDS, 50_000), "reduce": 30_000}
+"""Manifest and result; input, log and series of 100 samples in stages of an engine (9 layers)."""
 
 BYTES_PER_ATOM: Mapping[str, int] = {
-    "build": 40,
+    "build": 45,
     "relax": 170,
-    "equilibrate": 140,
+    "equilibrate": 130,
     "produce": 170,
     "reduce": 0,
 }
-"""Structure: positions, layer, element (40); restart of LAMMPS (140); final positions in results (40)."""
+"""Structure: positions, layer, element (45); restart of LAMMPS (130); final positions in results (40)."""
 
-FILES_PER_STAGE: Mapping[str, int] = {"build": 3, "relax": 5, "equilibrate": 5, "produce": 5, "reduce": 2}
+FILES_PER_STAGE: Mapping[str, int] = {"build": 3, **dict.fromkeys(MD_KINDS, 5), "reduce": 2}
 """Manifest and result; structure, or input, log and restart."""
 
 MAX_CHANGES = 20
@@ -219,7 +221,8 @@ def _cost(plan: Plan, committed: Set[str], speeds: Mapping[Speed, float]) -> Ite
             speed_from=source,
             core_hours=hours,
             disk_bytes=sum(
-                (BYTES_PER_STAGE + BYTES_PER_ATOM[kind] * common.atoms) * count for common, count in members
+                (BYTES_PER_STAGE[kind] + BYTES_PER_ATOM[kind] * common.atoms) * count
+                for common, count in members
             ),
             files=FILES_PER_STAGE[kind] * number,
         )

@@ -41,7 +41,11 @@ class Document:
         self.text = text
         self._values: dict[Path_, tuple[int, int]] = {(): (1, 1)}
         self._keys: dict[Path_, tuple[int, int]] = {}
-        self.data: Any = self._plain(_parsed(source, text), (), ())
+        self.data: Any = self._plain(_parsed(source, text), ())
+
+    def holds(self, path: Iterable[str | int]) -> bool:
+        """Whether the file itself has a value at ``path``."""
+        return tuple(path) in self._values
 
     def locate(self, path: Iterable[str | int], *, key: bool = False) -> Location:
         """Where a value (or its key) stands; for a path that is not there, the nearest one above it."""
@@ -52,19 +56,17 @@ class Document:
             full = full[:-1]
         return Location(self.source, *self._values[full])
 
-    def _plain(self, node: Any, path: Path_, above: tuple[int, ...]) -> Any:  # ruamel has no types
-        if id(node) in above:
-            raise SpecError("an alias refers to what contains it", where=self.locate(path))
+    def _plain(self, node: Any, path: Path_) -> Any:
         if isinstance(node, dict):
-            return dict(self._entries(node, path, (*above, id(node))))
+            return dict(self._entries(node, path))
         if isinstance(node, list):
-            marks: dict[int, Any] = getattr(node, "lc").data or {}  # noqa: B009
+            marks: dict[int, Any] = getattr(node, "lc").data or {}  # noqa: B009 - ruamel's types are not seen here
             for index, mark in marks.items():
                 self._values[*path, index] = (mark[0] + 1, mark[1] + 1)
-            return [self._plain(item, (*path, i), (*above, id(node))) for i, item in enumerate(node)]
+            return [self._plain(item, (*path, i)) for i, item in enumerate(node)]
         return _scalar(node)
 
-    def _entries(self, node: Any, path: Path_, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    def _entries(self, node: Any, path: Path_) -> Iterator[tuple[str, Any]]:
         for key, mark in (node.lc.data or {}).items():
             self._keys[*path, key] = (mark[0] + 1, mark[1] + 1)
             self._values[*path, key] = (mark[2] + 1, mark[3] + 1)
@@ -72,7 +74,7 @@ class Document:
             if not isinstance(key, str):
                 where = self.locate((*path, key), key=True)
                 raise SpecError(f"the key {key!r} is not text", where=where, hint="put it in quotes")
-            yield str(key), self._plain(value, (*path, str(key)), above)
+            yield str(key), self._plain(value, (*path, str(key)))
 
 
 def read_document(source: Path) -> Document:

@@ -437,6 +437,15 @@ class Ledger:
         )
         return {row["stage_id"]: Attempt(**dict(zip(row.keys()[:-1], row, strict=False))) for row in rows}
 
+    def endings(self) -> Iterator[tuple[str, str | None]]:
+        """Tell how stages ended, in order: id of each done or failed one, its failure class or None."""
+        rows = self._connection.execute(
+            "SELECT stage_id, attempts.failure_class, max(number) FROM attempts "
+            "JOIN stages ON stages.id = attempts.stage_id "
+            "WHERE stages.state IN ('done', 'failed') GROUP BY stage_id ORDER BY max(number)"
+        )
+        return ((row[0], row[1]) for row in rows)
+
     def ended(self, attempt_ids: Iterable[str]) -> list[str]:
         """Find those of ``attempt_ids`` that ended and whose stage is not failed: nobody needs them."""
         query = (

@@ -64,6 +64,6 @@ def digest(value: object) -> str:
 
 
 def random_seed(*parts: object) -> int:
-    """Random seed within 1..900,000,000 from whatever decides it (base seed, replica label, settings, ids)."""
+    """Random seed within 1..900,000,000 from whatever decides it (base seed, replica, settings, ids)."""
     number = int.from_bytes(hashlib.sha256(canonical_json(list(parts)).encode()).digest()[:8], "big")
     return 1 + number % MAX_RANDOM_SEED

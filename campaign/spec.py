@@ -100,7 +100,7 @@ class CampaignSpec(Settings):
         problems = Problems(document)
         spec = _validated(document, problems)
         for name, calculation in spec.calculations.items():
-            _check_names(calculation, ("calculations", name), problems)
+            _check_names(calculation, ("calculations", name), document, problems)
         problems.check()
         for name, calculation in spec.calculations.items():
             where: Path_ = ("calculations", name)
@@ -247,13 +247,14 @@ def _validated(document: Document, problems: Problems) -> CampaignSpec:
     return spec
 
 
-def _check_names(calculation: CalculationSpec, where: Path_, problems: Problems) -> None:
+def _check_names(calculation: CalculationSpec, where: Path_, document: Document, problems: Problems) -> None:
     for field, known in (("protocol", protocols.protocol_names()), ("engine", engines.engine_names())):
         name = getattr(calculation, field)
         if name not in known:
             what = "calculation" if field == "protocol" else field
-            path = (*where, field)
-            problems.add(path, f"unknown {what} {name!r}", hint=did_you_mean(name, known))
+            own = document.holds((*where, field))  # else the calculation's name is the protocol's
+            path = (*where, field) if own else where
+            problems.add(path, f"unknown {what} {name!r}", hint=did_you_mean(name, known), key=not own)
 
 
 def _check_axis(axis: Axis, calculation: CalculationSpec, where: Path_, problems: Problems) -> None:

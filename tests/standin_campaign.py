@@ -1,4 +1,4 @@
-"""Campaigns of the stand-in plug-in (``tests/standin``): make them, count what they did, run them elsewhere."""
+"""Campaigns of the stand-in plug-in (``tests/standin``): make them, run them, count what they did."""
 
 import os
 import subprocess

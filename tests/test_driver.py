@@ -1,4 +1,4 @@
-"""The driver with real Dask workers and a stand-in engine; each test starts a cluster, which takes seconds."""
+"""The driver with real Dask workers and a stand-in engine; each test starts a cluster, for seconds."""
 
 import json
 import os
@@ -46,6 +46,11 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def failure_classes(root: Path) -> list[str]:
+    """Classes of all failed attempts."""
+    return [name for classes in failures(root).values() for name in classes]
 
 
 def failures(root: Path) -> dict[str, list[str]]:
@@ -129,35 +134,34 @@ def test_without_its_engine_a_stage_waits_and_the_rest_goes_on(root: Path) -> No
     result = run(root, ["absent"], seeds=2)
     assert list(result.held) == ["engine standin"]
     assert result.counts["toy"]["pending"] == 2
-    assert set(sum(failures(root).values(), [])) == {FailureClass.ENGINE_NOT_FOUND}
+    assert set(failure_classes(root)) == {FailureClass.ENGINE_NOT_FOUND}
     assert engine_starts(root).total() == 0
 
 
-@pytest.mark.slow
 def test_a_killed_driver_is_resumed_and_nothing_is_repeated(root: Path) -> None:
-    write_spec(root.parent, ["slow"], 8)
-    for finished in (1, 4):
-        process = drive(root, 2)
-        wait_for(lambda finished=finished: len(committed(root)) > 8 + finished if root.exists() else False)
-        process.kill()
-        process.wait()
-        wait_for(lambda: not engines_alive(root))
-        assert not driver_is_alive(Layout(root))
+    write_spec(root.parent, ["slow"], 6)
+    process = drive(root, 2)
+    wait_for(lambda: len(committed(root)) > 8)  # the structure, six equilibrations, and a production or two
+    process.kill()
+    process.wait()
+    wait_for(lambda: not engines_alive(root), seconds=10)
+    assert not driver_is_alive(Layout(root))
     before = set(committed(root))
+
     assert drive(root, 2).wait(120) == 0
     assert before < set(committed(root))
-    assert len(committed(root)) == 1 + 3 * 8
+    assert len(committed(root)) == 1 + 3 * 6
     with Ledger.open(Layout(root), read_only=True) as ledger:
-        assert ledger.counts() == {"done": 25}
+        assert ledger.counts() == {"done": 19}
         attempts = [item for stage_id in ledger.states() for item in ledger.attempts(stage_id)]
-    # Each kill lost at most what was in flight in two slots; all else was attempted once.
+    # Lost was at most what was in flight; what was committed by then was attempted once.
     lost = [item for item in attempts if item.failure_class == "lost worker"]
-    assert len(lost) <= 4
-    assert len(attempts) == 25 + len(lost)
-    # An engine may be killed before it started, so starts can be fewer than attempts, but never more.
-    assert 16 <= engine_starts(root).total() <= 16 + len(lost)
+    assert before.isdisjoint(item.stage_id for item in lost)
+    assert len(attempts) == 19 + len(lost)
+    assert sum(item.epoch == 1 for item in lost) == len(lost)
+    assert 12 <= engine_starts(root).total() <= 12 + 2
     assert list(Layout(root).attempts.iterdir()) == []
-    assert len(Store.open(Layout(root).store, campaign="standins").stage_ids("toy")) == 8
+    assert len(Store.open(Layout(root).store, campaign="standins").stage_ids("toy")) == 6
 
 
 def test_a_stop_ends_within_seconds_and_the_next_start_goes_on(root: Path) -> None:
@@ -174,14 +178,14 @@ def test_a_stop_ends_within_seconds_and_the_next_start_goes_on(root: Path) -> No
     assert engines_alive(root) == []
     assert status(root)["driver"]["state"] == "stopped"
     assert status(root)["counts"]["toy"] == {"pending": 1, "running": 0, "done": 1, "failed": 0, "total": 2}
-    assert sum(failures(root).values(), []) == ["cancelled"]
+    assert failure_classes(root) == ["cancelled"]
 
     # It goes on, and Ctrl-C in the terminal, which reaches the workers too, is a stop as well.
     process = drive(root, 2)
     wait_for(lambda: len(engines_alive(root)) == 1)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130
-    assert sum(failures(root).values(), []) == ["cancelled"] * 2
+    assert failure_classes(root) == ["cancelled"] * 2
     assert engines_alive(root) == []
 
 

@@ -3,33 +3,21 @@
 import re
 import shutil
 import signal
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-from ase import Atoms
-from hypothesis import given
-from hypothesis import strategies as st
 
 from campaign.engines.base import (
-    NVT,
     Engine,
-    HeatFlow,
-    NpT,
-    Preheat,
     Progress,
-    Simulation,
-    Step,
     Thermalise,
     Workload,
     get_engine,
 )
 from campaign.engines.lammps import BINARY_VARIABLE, LammpsEngine
-from campaign.engines.lammps_input import Facts, frames_per_sample, layer_elements, write_data_file
-from campaign.engines.lammps_script import make_script, steps_of
+from campaign.engines.lammps_input import Facts
 from campaign.errors import (
     CampaignError,
     EngineNotFoundError,
@@ -39,64 +27,24 @@ from campaign.errors import (
     ResourceError,
     TransientError,
 )
-from campaign.execution.process import run_process
-from campaign.potentials import get_potential, lammps_model
 from campaign.protocols.base import read_result, write_result
 from campaign.quantities import BOLTZMANN_EV_PER_K
 from campaign.structures.io import write_structure
-from campaign.structures.layers import BuildSettings, LayerBlock, MultilayerSettings, build
-
-ENGINE = LammpsEngine()
-LAYERS = 6
-ATOMS_OF_LAYER = 24
-ATOMS = LAYERS * ATOMS_OF_LAYER
-NVE_NOISE_EV_PER_ATOM = 0.034e-3
-"""Fluctuation of the total energy with Tersoff at 1 fs (measured; quadratic in the timestep)."""
-
-THERMALISE = Thermalise(temperature_K=300)
-NPT = NpT(temperature_K=300, duration_ps=0.4, thermostat_damping_fs=50, barostat_damping_fs=500)
-NVT_STEP = NVT(temperature_K=300, duration_ps=0.4, thermostat_damping_fs=50)
-PREHEAT = Preheat(
-    hot_layers=(3, 4, 5),
-    cold_layers=(0, 1, 2),
-    frozen_layers=(0,),
-    hot_temperature_K=400,
-    cold_temperature_K=200,
-    duration_ps=0.5,
-    damping_fs=50,
+from tests.lammps_cases import (
+    ATOMS,
+    ATOMS_OF_LAYER,
+    ENGINE,
+    HEAT_FLOW,
+    LAYERS,
+    NPT,
+    NVE_NOISE_EV_PER_ATOM,
+    NVT_STEP,
+    PREHEAT,
+    THERMALISE,
+    multilayer,
+    run,
+    simulation,
 )
-HEAT_FLOW = HeatFlow(
-    source_layers=(5,),
-    sink_layers=(1,),
-    frozen_layers=(0,),
-    upper_layers=(3, 4, 5),
-    source_temperature_K=400,
-    sink_temperature_K=200,
-    damping_fs=50,
-    duration_ps=2,
-    sampling_interval_fs=20,
-)
-
-
-def simulation(*steps: Step, timestep_fs: float = 1) -> Simulation:
-    return Simulation(potential="tersoff-lj", timestep_fs=timestep_fs, steps=steps)
-
-
-def multilayer() -> Atoms:
-    settings = MultilayerSettings(
-        lower=LayerBlock(material="hbn", layers=3, cells=(3, 2)),
-        upper=LayerBlock(material="graphene", layers=3, cells=(3, 2)),
-        stacking="ABp",
-        cell_from="mean",
-    )
-    constants = dict(get_potential("tersoff-lj").lattice_constants_A)
-    return build(BuildSettings(structure=settings, lattice_constants_A=constants))
-
-
-def script_of(*steps: Step, seed: int = 1, timestep_fs: float = 1) -> str:
-    atoms = multilayer()
-    model = lammps_model(get_potential("tersoff-lj"), layer_elements(atoms))
-    return make_script(simulation(*steps, timestep_fs=timestep_fs), seed, atoms, model, restart=False)[0]
 
 
 @pytest.fixture(scope="module")
@@ -104,26 +52,6 @@ def structure(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("build") / "structure.npz"
     write_structure(multilayer(), path)
     return path
-
-
-def run(
-    workload: Workload,
-    directory: Path,
-    change_script: Callable[[str], str] = str,
-    environment: dict[str, str] | None = None,
-) -> int:
-    directory.mkdir(exist_ok=True)
-    command = ENGINE.prepare(workload, directory)
-    script = directory / "in.lammps"
-    script.write_text(change_script(script.read_text()))
-    return run_process(
-        replace(command, environment={**command.environment, **(environment or {})}),
-        directory,
-        threads=workload.threads,
-        timeout_without_output_s=60,
-        should_stop=lambda: False,
-        poll_s=0.05,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -327,122 +255,6 @@ def test_numbers_follow_from_the_seed(
         collected[name] = ENGINE.collect(tmp_path / name)["source_energy"].values
     np.testing.assert_array_equal(collected["same"], heat_flow["source_energy"].values[:10])
     assert np.abs(collected["other"] - collected["same"]).max() > 1e-3
-
-
-# The script: traps that a short run would not show.
-
-
-def test_thermostats_have_seeds_of_their_own() -> None:
-    def seeds(seed: int) -> list[int]:
-        text = script_of(THERMALISE, PREHEAT, HEAT_FLOW, seed=seed)
-        found = re.findall(r"langevin \S+ \S+ \S+ (\d+)|create \S+ (\d+)", text)
-        return [int(first or second) for first, second in found]
-
-    both = seeds(1) + seeds(2)
-    assert len(both) == 10  # velocities, hot, cold, source, sink; twice
-    assert len(set(both)) == len(both)
-    assert all(1 <= seed <= 900_000_000 for seed in both)
-
-
-def test_script_avoids_the_traps() -> None:
-    lines = script_of(THERMALISE, NPT, NVT_STEP, PREHEAT, HEAT_FLOW).splitlines()
-    commands = [line for line in lines if not line.startswith("#")]
-    text = "\n".join(commands)
-    assert "fix momentum" not in text
-    assert "zero yes" not in text
-    assert "exclude" not in text  # it would remove Tersoff
-    assert "chunk/atom bin" not in text
-    first_frozen = next(number for number, line in enumerate(commands) if "frozen" in line)
-    assert first_frozen > max(
-        number for number, line in enumerate(commands) if " npt " in line or " nvt " in line
-    )
-    resets = [number for number, line in enumerate(commands) if line == "reset_timestep 0"]
-    records = [
-        number for number, line in enumerate(commands) if "ave/time" in line and "fix cell" not in line
-    ]
-    assert max(resets) < min(records)
-    tallies = [line for line in commands if "tally yes" in line]
-    assert [line.split()[1] for line in tallies] == ["source", "sink"]
-
-
-def test_damping_is_a_time() -> None:
-    coarse, fine = (script_of(NVT_STEP, HEAT_FLOW, timestep_fs=timestep) for timestep in (1, 0.5))
-    baths = [
-        [line.split() for line in script.splitlines() if re.search(r"^fix .*(langevin|nvt)", line)]
-        for script in (coarse, fine)
-    ]
-    assert baths[0] == baths[1]
-    assert all("0.05" in words for words in baths[0])  # ps
-    assert len(baths[0]) == 3
-    assert re.findall(r"^run (\d+)", coarse, re.MULTILINE) == ["400", "2000"]
-    assert re.findall(r"^run (\d+)", fine, re.MULTILINE) == ["800", "4000"]
-
-
-def test_molecules_are_layers_also_where_layers_overlap_in_z(tmp_path: Path) -> None:
-    atoms = multilayer()
-    generator = np.random.default_rng(1)
-    atoms.positions[:, 2] += generator.uniform(-3, 3, len(atoms))
-    model = lammps_model(get_potential("tersoff-lj"), layer_elements(atoms))
-    write_data_file(atoms, model, tmp_path / "structure.data")
-    text = (tmp_path / "structure.data").read_text()
-    rows = np.loadtxt(text.split("Atoms # molecular")[1].splitlines())
-    np.testing.assert_array_equal(rows[:, 1] - 1, atoms.arrays["layer"])
-    np.testing.assert_allclose(rows[:, 3:], atoms.positions, atol=1e-9)
-    elements = [model.types[int(number) - 1][0] for number in rows[:, 2]]
-    assert elements == atoms.get_chemical_symbols()
-    masses = re.findall(r"^(\d+) (\d+\.\d+)$", text.split("Masses")[1].split("Atoms")[0], re.MULTILINE)
-    assert [float(mass) for _, mass in masses] == pytest.approx(model.masses, rel=1e-6)
-
-
-@given(st.integers(1, 10_000))
-def test_frames_fill_a_sample_evenly(sample_steps: int) -> None:
-    frames = frames_per_sample(sample_steps)
-    assert 1 <= frames <= 5
-    assert sample_steps % frames == 0
-
-
-@given(st.floats(1e-4, 1e4), st.floats(0.1, 2))
-def test_steps_cover_a_duration_to_half_a_step(duration_ps: float, timestep_fs: float) -> None:
-    steps = steps_of(duration_ps, timestep_fs)
-    assert steps >= 1
-    assert steps == 1 or abs(steps * timestep_fs - duration_ps * 1000) <= timestep_fs / 2 * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(
-    ("steps", "words"),
-    [
-        ((THERMALISE,), "no dynamical step"),
-        ((HEAT_FLOW.model_copy(update={"source_layers": (6,)}),), "0 to 5"),
-        ((HEAT_FLOW.model_copy(update={"source_layers": (-1,)}),), "0 to 5"),
-        ((HEAT_FLOW.model_copy(update={"source_layers": ()}),), "no layers"),
-        (
-            (HEAT_FLOW.model_copy(update={"source_layers": (1, 2)}),),
-            "'source' and 'sink'|'sink' and 'source'",
-        ),
-        ((HEAT_FLOW.model_copy(update={"sink_layers": (0,)}),), "frozen"),
-        ((PREHEAT.model_copy(update={"hot_layers": (2, 3)}),), "hot"),
-        ((HEAT_FLOW.model_copy(update={"duration_ps": 0.01}),), "sampling interval"),
-    ],
-)
-def test_simulations_that_make_no_sense(steps: tuple[Step, ...], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        script_of(*steps)
-
-
-def test_structures_that_make_no_sense(tmp_path: Path) -> None:
-    workload = Workload(simulation(NVT_STEP), 1, {"structure": tmp_path / "structure.npz"})
-    atoms = multilayer()
-    atoms.cell[1, 0] = 1.0
-    write_structure(atoms, tmp_path / "structure.npz")
-    with pytest.raises(InputError, match="orthogonal"):
-        ENGINE.prepare(workload, tmp_path)
-    atoms = multilayer()
-    atoms.positions[:, 2] -= 18
-    write_structure(atoms, tmp_path / "structure.npz")
-    with pytest.raises(InputError, match="vacuum"):
-        ENGINE.prepare(workload, tmp_path)
-    with pytest.raises(InputError, match="structure"):
-        ENGINE.prepare(Workload(simulation(NVT_STEP), 1, {"state": tmp_path / "state.restart"}), tmp_path)
 
 
 # Reading.

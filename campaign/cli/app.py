@@ -20,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Ensembles of molecular-dynamics calculations: one YAML spec in, labelled results with error bars out.\n\n"
+    help="Ensembles of molecular-dynamics calculations: one YAML spec in, labelled data out.\n\n"
     "Exit codes: 0 done, 1 some runs failed, 2 wrong spec or command, 3 an engine or resource is missing, "
     "4 another driver holds the campaign, 70 a bug of ours, 130 interrupted.",
 )

@@ -112,7 +112,7 @@ def _print_report(report: "PlanReport", layout: Layout) -> None:
     for row in report.cost:
         speed = row.speed_atom_steps_per_s
         table.add_row(
-            " ".join(filter(None, (row.kind, row.engine, row.potential))),
+            " ".join(filter(None, (row.kind, row.potential))),
             f"{row.stages:,}",
             f"{row.atom_steps:.2e}" if row.atom_steps else "",
             f"{speed:.1e}" if speed else "",

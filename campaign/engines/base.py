@@ -1,9 +1,10 @@
 """The contract between protocols and engines.
 
 A protocol describes a simulation in the words of the field: a timestep, a potential and a list of steps
-(`Thermalise`, `NpT`, `NVT`, `HeatFlow`). An engine turns that into its own input (`Engine.prepare`), says how far
-its process has come (`Engine.progress`) and reads what it wrote (`Engine.collect`). Engines never decide
-anything about the physics, and never start processes: that is done once, in ``execution``.
+(`Thermalise`, `NpT`, `NVT`, `Preheat`, `HeatFlow`). An engine turns that into its own input
+(`Engine.prepare`), says how far its process has come (`Engine.progress`) and reads what it wrote
+(`Engine.collect`). Engines never decide anything about the physics, and never start processes: that is done
+once, in ``execution``.
 """
 
 from collections.abc import Mapping
@@ -65,9 +66,9 @@ class Preheat(Settings):
 class HeatFlow(Settings):
     """Langevin source and sink, everything else at constant energy, frozen layers not integrated.
 
-    Layers count from 0 at the bottom. ``upper_layers`` are the layers above the interface, so that an engine can
-    record the energy of each side. Series are recorded every ``sampling_interval_fs`` from the start of the step,
-    build-up included; the reduction decides what it uses.
+    Layers count from 0 at the bottom. ``upper_layers`` are the layers above the interface, so that an engine
+    can record the energy of each side. Series are recorded every ``sampling_interval_fs`` from the start of
+    the step, build-up included; the reduction decides what it uses.
     """
 
     step: Literal["heat_flow"] = "heat_flow"
@@ -104,7 +105,7 @@ class Workload:
     random_seed
         Within 1..900,000,000; written into every input that draws random numbers.
     inputs
-        Files of committed stages by role: ``structure`` (``structure.npz``, start from a built model) or ``state``
+        Files of committed stages by role: ``structure`` (``structure.npz``, the built model) and ``state``
         (the restart file of an earlier stage of the same engine).
     threads
         Threads that the engine may use.
@@ -132,7 +133,7 @@ class Command:
 class Progress:
     """How far an engine's process has come.
 
-    ``steps_done`` counts the MD steps of the whole stage, ``steps_total`` all of them, ``rate`` is in atom-step/s
+    ``steps_done`` counts the MD steps of the stage, ``steps_total`` all of them, ``rate`` is in atom-step/s
     and measured over the process so far.
     """
 
@@ -184,7 +185,7 @@ class Engine(Protocol):
         ...
 
     def progress(self, directory: Path) -> Progress | None:
-        """Read how far the process in ``directory`` has come; None if it says nothing yet. Cheap: reads a tail."""
+        """Read how far the process in ``directory`` has come; None if it says nothing yet. Cheap."""
         ...
 
     def collect(self, directory: Path) -> xr.Dataset:

@@ -79,8 +79,11 @@ class Facts:
     @classmethod
     def read(cls, directory: Path) -> Self:
         """Read ``lammps.json``."""
-        data: dict[str, Any] = json.loads((directory / FACTS).read_text())
-        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in data.items()})
+        plain = json.loads((directory / FACTS).read_text())
+        data: dict[str, Any] = {
+            key: tuple(item) if isinstance(item, list) else item for key, item in plain.items()
+        }
+        return cls(**data)
 
 
 def layer_elements(atoms: Atoms) -> list[tuple[str, ...]]:
@@ -120,7 +123,7 @@ def write_data_file(atoms: Atoms, model: LammpsModel, path: Path) -> None:
         f"0 {cell[0, 0]:.10f} xlo xhi\n0 {cell[1, 1]:.10f} ylo yhi\n0 {cell[2, 2]:.10f} zlo zhi\n\n"
         f"Masses\n\n{masses}\nAtoms # molecular\n\n"
     )
-    columns = (layer + 1, types[species_of_atom], *atoms.positions.T)
+    columns = (layer + 1, types[species_of_atom.reshape(-1)], *atoms.positions.T)
     rows = zip(range(1, len(atoms) + 1), *(column.tolist() for column in columns), strict=True)
     with path.open("w") as file:
         file.write(header)

@@ -5,11 +5,14 @@ Dask is transport, never truth, and never retries.
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any
 
 START_TIMEOUT_S = 60.0
@@ -25,6 +28,7 @@ _CONFIG = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
     "distributed.worker.profile.enabled": False,
+    "distributed.worker.multiprocessing-method": "forkserver",
     "distributed.admin.log-length": 0,
     "distributed.admin.low-level-log-length": 0,
 }
@@ -76,6 +80,7 @@ def open_cluster(workers: int | None, threads: int) -> Iterator[Cluster]:
     import dask
     from distributed import Client, LocalCluster
 
+    _start_forkserver()
     levels = {name: logging.getLogger(name).level for name in _QUIET}
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -87,7 +92,8 @@ def open_cluster(workers: int | None, threads: int) -> Iterator[Cluster]:
                 n_workers=workers or default_workers(threads),
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                # No dashboard; any port for the HTTP server, or Dask would complain about a busy one.
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 memory_limit=0,
                 local_directory=scratch,
                 silence_logs=logging.CRITICAL,
@@ -95,7 +101,6 @@ def open_cluster(workers: int | None, threads: int) -> Iterator[Cluster]:
             ) as cluster,
             Client(cluster, timeout=START_TIMEOUT_S, set_as_default=False) as client,
         ):
-            client.register_plugin(_ignore_interrupts())
             client.wait_for_workers(1, timeout=START_TIMEOUT_S)
             yield Cluster(client, cluster)
     finally:
@@ -103,16 +108,17 @@ def open_cluster(workers: int | None, threads: int) -> Iterator[Cluster]:
             logging.getLogger(name).setLevel(level)
 
 
-def _ignore_interrupts() -> Any:
-    from distributed import WorkerPlugin
+def _start_forkserver() -> None:
+    """Start the process from which all workers are forked, also those that replace lost ones.
 
-    class IgnoreInterrupts(WorkerPlugin):  # type: ignore[misc]  # Dask is not typed
-        """Ctrl-C goes to the whole terminal group; only the driver shall act on it, in its own order."""
-
-        name = "ignore-interrupts"
-
-        def setup(self, worker: Any) -> None:
-            del worker
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    return IgnoreInterrupts()
+    It imports what they need once. And it ignores Ctrl-C, which goes to the terminal's whole group, as do its
+    children: only the driver shall act on it, in its own order.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals can be set in the main thread only, and nobody types Ctrl-C at another
+    multiprocessing.set_forkserver_preload(["distributed", "campaign.execution.worker"])
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.engines.base import Engine, get_engine
-from campaign.errors import FailureClass
+from campaign.errors import FailureClass, LedgerError
 from campaign.execution.cluster import open_cluster
 from campaign.execution.commit import is_committed, manifest_sha256
 from campaign.execution.dispatch import Dispatcher, Flight, failure
@@ -103,9 +103,11 @@ def run_campaign(
             write_atomic(layout.spec, spec_text)
         save_plan(plan, layout.plan)
         driver = _Driver(layout, plan, stages, ledger, holder=holder, on_snapshot=on_snapshot)
-        result = driver.run(workers, threads)
-        ledger.release()
-    return result
+        try:
+            return driver.run(workers, threads)
+        finally:
+            with contextlib.suppress(LedgerError):  # it is another driver's by now
+                ledger.release()
 
 
 class _Driver:
@@ -141,6 +143,12 @@ class _Driver:
             for stage_id, attempt in ledger.failed().items()
             if stage_id in plan.stages
         }
+        if self._failed:
+            self._schedule.remember(
+                (stage_id, plan.stages[stage_id].kind, failure_class)
+                for stage_id, failure_class in ledger.endings()
+                if stage_id in plan.stages
+            )
         self._speeds = dict(ledger.speeds())
 
     def _settle_the_past(self) -> None:
@@ -165,23 +173,25 @@ class _Driver:
 
     def run(self, workers: int | None, threads: int) -> DriverResult:
         """Drive until nothing can be done any more, or until asked to stop."""
+        finished = False
         with self._signals():
             self._store_rows(item for item, state in self._schedule.states.items() if state == "done")
             self._show("running")
-            if self._schedule.has_ready() and not self._stop_signals:
-                try:
+            try:
+                if self._schedule.has_ready() and not self._stop_signals:
                     with open_cluster(workers, threads) as cluster:
                         self._dispatcher = Dispatcher(cluster, self._layout.root, threads)
                         self._loop(self._dispatcher)
                         if self._dispatcher:  # what did not end when it was asked to
                             self._dispatcher.kill()
-                finally:
-                    self._abandon()
+                finished = not self._stop_signals
+            finally:
+                # Fails if the campaign is another driver's by now: then nothing of it is ours to write.
+                self._abandon()
+                self._show("finished" if finished else "stopped")
             if self._store is not None:
                 self._store.flush()
-            interrupted = self._stop_signals > 0
-            self._show("stopped" if interrupted else "finished")
-        return DriverResult(self._board.counts(), interrupted, dict(self._schedule.held))
+        return DriverResult(self._board.counts(), self._stop_signals > 0, dict(self._schedule.held))
 
     def _loop(self, dispatcher: Dispatcher) -> None:
         while True:
@@ -301,10 +311,8 @@ class _Driver:
 
     def _abandon(self) -> None:
         """Settle what is in flight once no worker is left: committed after all, or cancelled."""
-        if self._dispatcher is None:
-            return
         with self._ledger.transaction():
-            for flight in self._dispatcher.flights:
+            for flight in self._flights():
                 self._record(flight, failure(flight, FailureClass.CANCELLED, "the driver ended"))
 
     # Every second
@@ -381,9 +389,7 @@ class _Driver:
                 self._store.append(calculation, found)
 
     def _show(self, state: str) -> None:
-        flights = [] if self._dispatcher is None else list(self._dispatcher.flights)
-        if state in {"stopped", "finished"}:
-            flights = []
+        flights = [] if state in {"stopped", "finished"} else self._flights()
         picture = snapshot(
             self._plan.campaign,
             driver={
@@ -402,6 +408,9 @@ class _Driver:
         write_snapshot(self._layout, picture)
         if self._on_snapshot is not None:
             self._on_snapshot(picture)
+
+    def _flights(self) -> list[Flight]:
+        return [] if self._dispatcher is None else list(self._dispatcher.flights)
 
     def _time_left_s(self, flights: Iterable[Flight]) -> float | None:
         remaining = self._schedule.remaining()

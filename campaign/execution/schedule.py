@@ -120,12 +120,22 @@ class Schedule:
         """Take a running stage as failed; after several like failures in a row, hold its condition back."""
         self.states[stage_id] = "failed"
         self._left = None
+        self._count_failure(stage_id, self._stages[stage_id].kind, failure_class)
+
+    def remember(self, endings: Iterable[tuple[str, str, str | None]]) -> None:
+        """Count what earlier drivers saw, in order: (stage id, kind, failure class or None) of each end."""
+        for stage_id, kind, failure_class in endings:
+            if failure_class is None:
+                self._streaks.pop((self._conditions[stage_id], kind), None)
+            else:
+                self._count_failure(stage_id, kind, failure_class)
+
+    def _count_failure(self, stage_id: str, kind: str, failure_class: str) -> None:
+        # By kind: equilibrations that end well say nothing about productions that do not.
         condition = self._conditions[stage_id]
-        # Of stages of one kind: equilibrations that end well say nothing of productions that do not.
-        key = condition, self._stages[stage_id].kind
-        last, count = self._streaks.get(key, ("", 0))
+        last, count = self._streaks.get((condition, kind), ("", 0))
         count = count + 1 if last == failure_class else 1
-        self._streaks[key] = (failure_class, count)
+        self._streaks[condition, kind] = (failure_class, count)
         if count >= HOLD_AFTER:
             self.hold(condition, f"{count} failures in a row: {failure_class}")
 

@@ -33,7 +33,7 @@ class Stage:
     settings
         All that decides the outcome, defaults resolved (a `Simulation` for stages of an engine).
     version
-        Our integer for what it computes: builder version, the engine's ``results_version`` or the reduction's.
+        Our integer for what it computes: of the builder, the engine (``results_version``) or the reduction.
     needs
         Ids of the stages whose outputs it reads, by role.
     engine
@@ -122,7 +122,7 @@ class CalculationProtocol(Protocol):
 
     name: ClassVar[str]
     settings: ClassVar[type[Settings]]
-    """Settings of one run; every field, also a nested one (``structure.stacking``), can be an axis of a spec."""
+    """Settings of one run; every field, also a nested one (``structure.stacking``), can be an axis."""
 
     variables: ClassVar[Mapping[str, Variable]]
     """What `reduce` promises."""

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,11 +10,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from campaign.analysis import PUBLISHED_ITC, PublishedValue, compare_with_published
+from campaign.analysis import (
+    PUBLISHED_ITC,
+    PublishedValue,
+    compare_with_published,
+    ensemble_checks,
+    ensemble_mean,
+)
+from campaign.axes import Label, label_text
 from campaign.plan import CalculationPlan, Run
 from campaign.results import Campaign
 
-RUN = "run"
+RUN, SEED, DIRECTION = "run", "seed", "direction"
 STATES = ("done", "excluded", "running", "failed", "pending")
 
 _SCALARS = (
@@ -34,11 +41,12 @@ _SCALARS = (
     "reason",
     "valid",
     "run_id",
-    *(
-        f"{n}_{half}_half"
-        for n in ("heat_flow", "temperature_jump", "interface_temperature")
-        for half in ("first", "second")
-    ),
+    "heat_flow_first_half",
+    "heat_flow_second_half",
+    "temperature_jump_first_half",
+    "temperature_jump_second_half",
+    "interface_temperature_first_half",
+    "interface_temperature_second_half",
 )
 _ARRAYS = (
     "layer_temperature",
@@ -58,7 +66,7 @@ class Condition:
     Attributes
     ----------
     labels
-        Labels of the condition as text, without the seed.
+        Labels of the condition as text that can stand alone (``300 K``, ``layers 5``), without the seed.
     runs
         Results of its runs along ``run``, in the order of the plan.
     settings
@@ -76,7 +84,7 @@ class Condition:
     @property
     def title(self) -> str:
         """Labels in one line."""
-        return ", ".join(f"{name} {value}" for name, value in self.labels.items()) or "all runs"
+        return ", ".join(self.labels.values()) or "all runs"
 
     @cached_property
     def used(self) -> xr.Dataset:
@@ -87,14 +95,12 @@ class Condition:
     def mean(self) -> xr.Dataset:
         """Statistics over the runs, see `campaign.analysis.ensemble_mean`."""
         scalars = [name for name, variable in self.runs.data_vars.items() if variable.dims == (RUN,)]
-        mean: xr.Dataset = self.runs[scalars].campaign.mean(RUN)
-        return mean
+        return ensemble_mean(self.runs[scalars], RUN)
 
     @cached_property
     def checks(self) -> xr.Dataset:
         """Steady state over the runs, see `campaign.analysis.ensemble_checks`."""
-        checks: xr.Dataset = self.runs.campaign.checks(RUN)
-        return checks
+        return ensemble_checks(self.runs, RUN)
 
     @property
     def published(self) -> PublishedValue | None:
@@ -107,9 +113,9 @@ class Condition:
     @property
     def z(self) -> float:
         """Difference to the published value over its standard error; NaN where there is none."""
-        if self.published is None:
-            return math.nan
         value, error = float(self.mean["itc"]), float(self.mean["itc_standard_error"])
+        if self.published is None or not error > 0:
+            return math.nan
         return compare_with_published(value, error, str(self.settings["potential"]))
 
 
@@ -178,32 +184,43 @@ def _condition(
     runs: Sequence[Run],
     table: xr.Dataset,
     members: Sequence[int],
-    **pooled: Any,
+    *,
+    pooled: bool = False,
 ) -> Condition:
     first = runs[members[0]]
     units = {name: unit for d in calculation.dimensions for name, unit in d.units.items()}
     labels = {
-        name: f"{value} {units[name]}" if name in units else str(value)
+        name: _label_text(name, value, units.get(name))
         for name, value in first.labels.items()
-        if name != "seed"
+        if name != SEED
     }
     if pooled:
-        labels["direction"] = "both"
+        labels[DIRECTION] = "both directions"
     pair = calculation.groups[first.group].labels.get("pair", "")
-    return Condition(
-        labels, table.isel({RUN: list(members)}), calculation.settings_of(first), pair, pooled=bool(pooled)
-    )
+    chosen = table.isel({RUN: list(members)})
+    return Condition(labels, chosen, calculation.settings_of(first), pair, pooled)
 
 
 def _pooled(calculation: CalculationPlan, runs: Sequence[Run], table: xr.Dataset) -> tuple[Condition, ...]:
     members: dict[tuple[Any, ...], list[int]] = {}
     directions: dict[tuple[Any, ...], set[Any]] = {}
     for index, run in enumerate(runs):
-        key = tuple(value for name, value in run.labels.items() if name not in {"seed", "direction"})
+        key = tuple(value for name, value in run.labels.items() if name not in {SEED, DIRECTION})
         members.setdefault(key, []).append(index)
-        directions.setdefault(key, set()).add(run.labels.get("direction"))
+        directions.setdefault(key, set()).add(run.labels.get(DIRECTION))
     return tuple(
-        _condition(calculation, runs, table, indices, pooled=True)
+        _condition(calculation, runs, table, sorted(indices, key=_seed_of(runs)), pooled=True)
         for key, indices in members.items()
         if len(directions[key]) > 1
     )
+
+
+def _seed_of(runs: Sequence[Run]) -> Callable[[int], int]:
+    """Order by seed, so that convergence takes both directions in turn."""
+    return lambda index: int(runs[index].labels.get(SEED, 0))
+
+
+def _label_text(name: str, value: Label, units: str | None) -> str:
+    if units is not None:
+        return f"{label_text(value)} {units}"
+    return value if isinstance(value, str) else f"{name.replace('_', ' ')} {label_text(value)}"

@@ -1,8 +1,8 @@
 """A stand-in engine and protocol for tests of execution: they compute nothing, and fail as they are told.
 
-Found through entry points, like any plug-in, so that Dask workers know them too. The engine is a shell script; which
-fault each call of a stage has is written in `FAULTS` under the name of the "potential". Every start of the script
-adds a line to ``calls/<kind of stage>-<random seed>`` in the campaign's directory.
+Found through entry points, like any plug-in, so that Dask workers know them. The engine is a shell script.
+Which fault each call of a stage has is in `FAULTS` under the name of the "potential". Every start of the
+script adds a line to ``calls/<kind of stage>-<random seed>`` in the campaign's directory.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,277 @@
+"""Pictures of an ensemble as SVG, to be put into a page.
+
+Text and axes take the colour of the page's text, backgrounds are transparent, so one picture serves a light
+page, a dark one, and paper. Every picture comes with the caption that says what its error bars are.
+"""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from campaign import analysis
+from campaign.report.ensemble import RUN, Condition, Ensemble
+
+ITC_LABEL = "ITC (MW m$^{-2}$ K$^{-1}$)"
+MAX_CONDITIONS = 40
+"""More conditions than these are not drawn side by side."""
+MAX_PANELS = 12
+
+FORWARD, BACKWARD, POOLED, PUBLISHED = "#d1495b", "#2f7fc1", "#8a63c4", "#c98a00"
+_INK = "#010203"
+"""Stands for the colour of the page's text until the picture is put into it."""
+
+_WIDTH = 9.6  # inches, the width of the page
+
+_STYLE = {
+    "font.size": 9,
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
+    "svg.fonttype": "none",
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "figure.facecolor": "none",
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "savefig.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG image with its title and its caption."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+def pictures(ensemble: Ensemble) -> list[Picture]:
+    """All pictures for which an ensemble has data."""
+    if not ensemble.has_conductance or not any(
+        condition.used.sizes[RUN] for condition in ensemble.conditions
+    ):
+        return []
+    makers: tuple[Callable[[Ensemble], Picture | None], ...] = (conductance, convergence, profiles, energies)
+    with mpl.rc_context(_STYLE):
+        found = [maker(ensemble) for maker in makers]
+    return [picture for picture in found if picture is not None]
+
+
+def conductance(ensemble: Ensemble) -> Picture:
+    """Conductance of every run, and the ratio of means of each condition."""
+    conditions = _drawn([*ensemble.pooled, *ensemble.conditions])
+    figure = Figure(figsize=(_WIDTH, 1.2 + 0.42 * len(conditions)), layout="constrained")
+    axes = figure.subplots()
+    for position, condition in enumerate(conditions):
+        colour = _colour(condition)
+        values, valid = condition.runs["itc"].values, condition.runs["valid"].values
+        spread = _jitter(values.size)
+        axes.plot(values[valid], position + spread[valid], "o", ms=4, mec="none", mfc=colour, alpha=0.45)
+        out = ~valid & np.isfinite(values)
+        axes.plot(values[out], position + spread[out], "x", ms=5, color=colour)
+        mean = float(condition.mean["itc"])
+        lower, upper = float(condition.mean["itc_lower"]), float(condition.mean["itc_upper"])
+        if math.isfinite(lower) and math.isfinite(upper):
+            axes.plot([lower, upper], [position, position], "-", lw=1, color=colour)
+        error = float(condition.mean["itc_standard_error"])
+        if math.isfinite(mean):
+            bar = error if math.isfinite(error) else None
+            axes.errorbar(mean, position, xerr=bar, fmt="D", ms=6, lw=2.5, color=colour, mec=_INK, mew=0.6)
+        if condition.published is not None:
+            published = condition.published
+            axes.plot([published.mean] * 2, [position - 0.4, position + 0.4], "-", lw=1.5, color=PUBLISHED)
+            axes.fill_betweenx(
+                [position - 0.4, position + 0.4],
+                published.mean - published.standard_error,
+                published.mean + published.standard_error,
+                color=PUBLISHED,
+                alpha=0.25,
+                lw=0,
+            )
+    axes.set_yticks(range(len(conditions)), [f"{c.title}  (n = {int(c.mean['n'])})" for c in conditions])
+    axes.set_ylim(len(conditions) - 0.4, -0.6)
+    axes.set_xlabel(ITC_LABEL)
+    axes.grid(visible=True, axis="x", lw=0.4, alpha=0.4)
+    published_text = (
+        " Vertical line and band: published mean and its standard error."
+        if any(condition.published for condition in conditions)
+        else ""
+    )
+    caption = (
+        "Dots: single runs (seeds); crosses: runs left out by a gate. Diamond with thick bar: ratio of means "
+        "with its standard error between runs; thin line: 95 % interval by Fieller's theorem, left out where "
+        f"it is not bounded.{published_text}"
+    )
+    return Picture("Interfacial thermal conductance", _svg(figure), caption)
+
+
+def convergence(ensemble: Ensemble) -> Picture | None:
+    """Ratio of means against the number of runs."""
+    conditions = [
+        condition for condition in [*ensemble.pooled, *ensemble.conditions] if condition.used.sizes[RUN] > 1
+    ][:MAX_PANELS]
+    if not conditions:
+        return None
+    figure, panels = _panels(len(conditions), height=2.2)
+    for axes, condition in zip(panels, conditions, strict=True):
+        running = analysis.convergence(condition.used, RUN)
+        count, value = running["number_of_runs"].values, running["itc"].values
+        error = running["itc_standard_error"].values
+        colour = _colour(condition)
+        axes.fill_between(count, value - error, value + error, color=colour, alpha=0.25, lw=0)
+        axes.plot(count, value, "o-", ms=3, lw=1.2, color=colour)
+        if condition.published is not None:
+            axes.axhline(condition.published.mean, lw=1.2, color=PUBLISHED)
+        axes.set_title(condition.title, loc="left")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("number of runs")
+    _outer_label(panels, ITC_LABEL)
+    caption = (
+        "Ratio of means over the first n valid runs, in the order of the plan; band: standard error between "
+        "runs (from two runs on). Horizontal line: published mean, where there is one."
+    )
+    return Picture("Convergence with the number of runs", _svg(figure), caption)
+
+
+def profiles(ensemble: Ensemble) -> Picture | None:
+    """Layer temperatures with the jump marked."""
+    conditions = _with_data(ensemble, "layer_temperature")
+    if not conditions:
+        return None
+    figure, panels = _panels(len(conditions), height=2.6)
+    for axes, condition in zip(panels, conditions, strict=True):
+        _profile(axes, condition)
+    _outer_label(panels, "layer temperature (K)")
+    caption = (
+        "Temperature of each layer, from the bottom: thin lines are single runs, points the mean over runs "
+        "with its standard error between runs. The arrow marks the jump between the two layers at the "
+        "interface (dashed), with its standard error between runs."
+    )
+    return Picture("Layer temperature profiles", _svg(figure), caption)
+
+
+def _profile(axes: Any, condition: Condition) -> None:
+    temperatures = condition.used["layer_temperature"].transpose(RUN, "layer").values
+    temperatures = temperatures[:, np.isfinite(temperatures).any(axis=0)]
+    layers = np.arange(temperatures.shape[1])
+    colour = _colour(condition)
+    axes.plot(layers, temperatures.T, "-", lw=0.6, color=colour, alpha=0.35)
+    mean = np.nanmean(temperatures, axis=0)
+    n = temperatures.shape[0]
+    error = np.nanstd(temperatures, axis=0, ddof=1) / math.sqrt(n) if n > 1 else None
+    axes.errorbar(layers, mean, yerr=error, fmt="o", ms=4, lw=1.2, color=colour, capsize=2)
+    lower = condition.settings.get("structure.lower.layers")
+    if isinstance(lower, int) and 0 < lower < layers.size:
+        axes.axvline(lower - 0.5, lw=0.8, ls="--", color=_INK)
+        ends = {"xytext": (lower - 0.5, mean[lower - 1]), "xy": (lower - 0.5, mean[lower])}
+        axes.annotate("", arrowprops={"arrowstyle": "<->", "color": _INK, "shrinkA": 0, "shrinkB": 0}, **ends)
+        jump = float(condition.mean["temperature_jump"])
+        jump_error = float(condition.mean["temperature_jump_standard_error"])
+        text = f"{jump:.1f} K" if not math.isfinite(jump_error) else f"{jump:.1f} ± {jump_error:.1f} K"
+        axes.annotate(text, (lower - 0.35, (mean[lower - 1] + mean[lower]) / 2), va="center", fontsize=8)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_title(condition.title, loc="left")
+    axes.set_xlabel("layer")
+
+
+def energies(ensemble: Ensemble) -> Picture | None:
+    """Cumulative thermostat energies and what they leave in the system."""
+    conditions = _with_data(ensemble, "source_energy")
+    if not conditions:
+        return None
+    columns = _columns(len(conditions))
+    rows = math.ceil(len(conditions) / columns)
+    figure = Figure(figsize=(_WIDTH, 3.6 * rows), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False, sharex="col", height_ratios=[2, 1] * rows)
+    for index, condition in enumerate(conditions):
+        top = grid[2 * (index // columns), index % columns]
+        bottom = grid[2 * (index // columns) + 1, index % columns]
+        used = condition.used
+        time = used["elapsed_time"].transpose("sample", RUN).values
+        source = used["source_energy"].transpose("sample", RUN).values
+        sink = used["sink_energy"].transpose("sample", RUN).values
+        for values, colour, label in ((source, FORWARD, "source"), (-sink, BACKWARD, "sink, sign changed")):
+            axes_lines = top.plot(time, values, "-", lw=0.8, color=colour, alpha=0.6)
+            axes_lines[0].set_label(label)
+        bottom.plot(time, source + sink, "-", lw=0.8, color=POOLED, alpha=0.6)
+        bottom.axhline(0, lw=0.6, color=_INK)
+        build_up = condition.settings.get("build_up_ps")
+        if build_up:
+            for axes in (top, bottom):
+                axes.axvspan(0, float(build_up), color=_INK, alpha=0.07, lw=0)
+        top.set_title(condition.title, loc="left")
+        bottom.tick_params(labelbottom=True)
+        bottom.set_xlabel("time (ps)")
+        if index % columns == 0:
+            top.set_ylabel("energy (eV)")
+            bottom.set_ylabel("net (eV)")
+    grid[0, 0].legend(loc="upper left")
+    for empty in range(len(conditions), rows * columns):
+        grid[2 * (empty // columns), empty % columns].set_visible(False)
+        grid[2 * (empty // columns) + 1, empty % columns].set_visible(False)
+    caption = (
+        "Energy that the source has put into each run, and that the sink has taken out (sign changed): in "
+        "balance the two lines of a run are parallel. Below, source plus sink: the energy that stays in the "
+        "system. The time starts with the heat flow; shaded: build-up, left out of all averages. "
+        "One line for each run, no error bars."
+    )
+    return Picture("Cumulative thermostat energies", _svg(figure), caption)
+
+
+def _with_data(ensemble: Ensemble, name: str) -> list[Condition]:
+    found = [c for c in ensemble.conditions if name in c.used and np.isfinite(c.used[name].values).any()]
+    return found[:MAX_PANELS]
+
+
+def _drawn(conditions: Sequence[Condition]) -> list[Condition]:
+    return [c for c in conditions if np.isfinite(c.runs["itc"].values).any()][:MAX_CONDITIONS]
+
+
+def _colour(condition: Condition) -> str:
+    if condition.pooled:
+        return POOLED
+    return BACKWARD if condition.labels.get("direction") == "backward" else FORWARD
+
+
+def _jitter(n: int) -> Any:
+    """Offsets that keep equal values apart; the same every time."""
+    return ((np.arange(n) * 0.618034) % 1 - 0.5) * 0.5
+
+
+def _columns(n: int) -> int:
+    return 2 if n == 4 else min(3, n)
+
+
+def _panels(n: int, height: float) -> tuple[Figure, list[Any]]:
+    columns = _columns(n)
+    rows = math.ceil(n / columns)
+    figure = Figure(figsize=(_WIDTH, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for unused in grid[n:]:
+        unused.set_visible(False)
+    return figure, list(grid[:n])
+
+
+def _outer_label(panels: Sequence[Any], label: str) -> None:
+    for axes in panels:
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(label)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :].replace(_INK, "currentColor")

@@ -1,0 +1,103 @@
+"""The report: one HTML file with everything in it, for a browser, a mail or a printer."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import campaign
+from campaign.layout import write_atomic
+from campaign.report import tables
+from campaign.report.ensemble import Ensemble, load_ensemble
+from campaign.report.figures import MAX_CONDITIONS, MAX_PANELS, Picture, pictures
+from campaign.report.provenance import collect
+from campaign.results import Campaign
+
+
+@dataclass(frozen=True)
+class Section:
+    """One calculation in the template's words."""
+
+    ensemble: Ensemble
+    name: str
+    protocol: str
+    engine: str
+    counts: dict[str, int]
+    headline: list[tables.HeadlineRow]
+    steady: list[tables.SteadyRow]
+    grid: list[tables.GridRow]
+    checks: list[tables.CheckRow]
+    remarks: list[tables.Remark]
+    n_remarks: int
+    pictures: list[tuple[Picture, Markup]]
+
+    @property
+    def pictures_left_out(self) -> bool:
+        """Whether there are more conditions than are drawn."""
+        drawn = len(self.ensemble.conditions)
+        return drawn > MAX_PANELS or drawn + len(self.ensemble.pooled) > MAX_CONDITIONS
+
+
+def write_report(campaign_root: Path) -> Path:
+    """Write the report of a campaign as it is now, finished or not, and return its path.
+
+    Parameters
+    ----------
+    campaign_root
+        Directory of the campaign; the report becomes ``report.html`` in it.
+
+    Raises
+    ------
+    LedgerError
+        There is no campaign in the directory.
+    StoreError
+        Results cannot be read.
+    """
+    opened = Campaign(campaign_root)
+    write_atomic(opened.layout.report, render(opened), durable=False)
+    return opened.layout.report
+
+
+def render(opened: Campaign) -> str:
+    """HTML of the report."""
+    plan = opened.plan
+    environment = Environment(
+        loader=PackageLoader("campaign.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        campaign=plan.campaign,
+        description=plan.description,
+        spec=opened.spec,
+        plan=plan,
+        status=opened.status,
+        sections=[_section(load_ensemble(opened, calculation)) for calculation in plan.calculations],
+        provenance=collect(opened.layout, plan),
+        version=campaign.__version__,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _section(ensemble: Ensemble) -> Section:
+    found, number = tables.remarks(ensemble)
+    conducts = ensemble.has_conductance
+    return Section(
+        ensemble=ensemble,
+        name=ensemble.calculation.name,
+        protocol=ensemble.calculation.protocol,
+        engine=ensemble.calculation.engine,
+        counts=ensemble.counts,
+        headline=tables.headline(ensemble) if conducts else [],
+        steady=tables.steady_state(ensemble) if conducts else [],
+        grid=tables.grid(ensemble),
+        checks=tables.checks(ensemble),
+        remarks=found,
+        n_remarks=number,
+        # our own pictures: their texts come from labels, which matplotlib escapes
+        pictures=[(picture, Markup(picture.svg)) for picture in pictures(ensemble)],  # noqa: S704
+    )

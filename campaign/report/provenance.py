@@ -1,0 +1,113 @@
+"""Where the numbers of a report come from: versions, hashes, seeds, machines, times and attempts."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from campaign.layout import Layout
+from campaign.plan import Plan
+
+MAX_STAGES = 400
+"""Manifests of more stages are not read; the report says so."""
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One committed stage, as text."""
+
+    id: str
+    kind: str
+    random_seed: str
+    attempt: str
+    host: str
+    started: str
+    wall: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Facts about everything that was computed.
+
+    Attributes
+    ----------
+    versions, hosts, processors
+        Every value that occurs in the manifests that were read.
+    files
+        Potential files with their SHA-256.
+    stages
+        Committed stages in the order of the plan, at most `MAX_STAGES`.
+    committed
+        Number of committed stages of the plan.
+    wall_s
+        Wall time of the listed stages together.
+    """
+
+    versions: dict[str, str]
+    hosts: list[str]
+    processors: list[str]
+    files: dict[str, str]
+    stages: list[StageFacts]
+    committed: int
+    wall_s: float
+
+    @property
+    def listed_all(self) -> bool:
+        """Whether every committed stage is listed."""
+        return len(self.stages) == self.committed
+
+
+def collect(layout: Layout, plan: Plan) -> Provenance:
+    """Read the manifests of a plan's committed stages."""
+    versions: dict[str, set[str]] = {}
+    hosts: Counter[str] = Counter()
+    processors: Counter[str] = Counter()
+    stages: list[StageFacts] = []
+    committed, wall_s = 0, 0.0
+    for stage_id, manifest in _manifests(layout, plan):
+        committed += 1
+        if manifest is None:
+            continue
+        for name, version in manifest.get("versions", {}).items():
+            versions.setdefault(name, set()).add(str(version))
+        hosts[str(manifest.get("host", "unknown"))] += 1
+        processors[str(manifest.get("cpu", "unknown"))] += 1
+        wall_s += float(manifest.get("wall_s", 0.0))
+        stages.append(_facts(stage_id, manifest))
+    return Provenance(
+        versions={name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
+        hosts=sorted(hosts),
+        processors=sorted(processors),
+        files={name: sha for common in plan.stages.classes for name, sha in sorted(common.files.items())},
+        stages=stages,
+        committed=committed,
+        wall_s=wall_s,
+    )
+
+
+def _manifests(layout: Layout, plan: Plan) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    read = 0
+    for stage_id in plan.stages:
+        path = layout.stage(stage_id) / "manifest.json"
+        if not path.exists():
+            continue
+        if read < MAX_STAGES:
+            read += 1
+            yield stage_id, json.loads(path.read_bytes())
+        else:
+            yield stage_id, None
+
+
+def _facts(stage_id: str, manifest: dict[str, Any]) -> StageFacts:
+    attempt = str(manifest.get("attempt", ""))
+    seed = manifest.get("random_seed")
+    return StageFacts(
+        id=stage_id,
+        kind=str(manifest.get("kind", "")),
+        random_seed="" if seed is None else str(seed),
+        attempt=attempt.split("-")[1] if attempt.count("-") >= 1 else attempt,
+        host=str(manifest.get("host", "")),
+        started=str(manifest.get("started", ""))[:19].replace("T", " "),
+        wall=f"{float(manifest.get('wall_s', 0.0)):.1f}",
+    )
