@@ -129,8 +129,6 @@ class Ledger:
         self._epoch: int | None = None
         self._in_transaction = False
 
-    # Opening
-
     @classmethod
     def open(cls, layout: Layout, *, read_only: bool = False) -> Self:
         """Open the ledger of a campaign; make it where there is none, unless ``read_only``.
@@ -172,8 +170,6 @@ class Ledger:
     def epoch(self) -> int | None:
         """Number of this driver among all that held the campaign; None before `acquire`."""
         return self._epoch
-
-    # Holding
 
     def acquire(self, holder: Holder) -> int:
         """Become the driver: a new epoch. The caller holds the `DriverLock`, which decides on one host.

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+SPECS = Path(__file__).parents[1] / "specs"
+
 SMALL = """\
 campaign: tiny
 description: Far too small and too short; only to see that everything works.
@@ -190,3 +192,16 @@ def test_interrupt_then_the_same_command_goes_on_and_a_third_time_costs_nothing(
     assert report["runs"]["new"] == 2
     assert [change["field"] for change in report["changes"]] == ["production_ps"]
     assert report["stages"]["reused"] == 3  # the structure and two equilibrations
+
+
+def test_the_schema_beside_the_specs_is_the_current_one() -> None:
+    from campaign.spec import json_schema
+
+    committed = json.loads((SPECS / "campaign.schema.json").read_text())
+    assert committed == json_schema(), "run: campaign schema specs/campaign.schema.json"
+
+
+@pytest.mark.parametrize("path", sorted(SPECS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_spec_of_the_project_is_good(path: Path, tmp_path: Path) -> None:
+    done = campaign("check", str(path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -33,7 +33,8 @@ LADDER = (
     ("results",),
     ("__init__",),
     ("report",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 ROW = {name: row for row, names in enumerate(LADDER) for name in names}
 

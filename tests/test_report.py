@@ -13,8 +13,8 @@ from campaign.analysis import compare_with_published, ensemble_mean
 from campaign.errors import LedgerError
 from campaign.layout import Layout
 from campaign.report import write_report
-from campaign.report.ensemble import Ensemble, load_ensemble
-from campaign.report.tables import checks, grid, headline, remarks, steady_state, with_error
+from campaign.report.ensemble import Ensemble, load_ensemble, with_error
+from campaign.report.tables import checks, grid, headline, remarks, steady_state
 from tests.synthetic import make_campaign, nemd_result, plan_spec
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}

@@ -96,7 +96,7 @@ def _show_failures(layout: Layout, snapshot: dict[str, Any]) -> None:
         by_class.setdefault(failure["class"], []).append(failure)
     for name, failures in sorted(by_class.items(), key=lambda item: -len(item[1])):
         example = failures[0]
-        runs = sum(len(failure["runs"]) for failure in failures)
+        runs = sum(failure["n_runs"] for failure in failures)
         out.print(f"\n{name}: {len(failures)} stages, {runs} runs", style="red", markup=False)
         out.print(f"  for example {example['runs'][0]}: {example['message']}", markup=False)
         out.print(f"  see: campaign why '{example['runs'][0]}' {layout.root}", markup=False)

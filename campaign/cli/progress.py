@@ -66,7 +66,7 @@ def headline(snapshot: dict[str, Any]) -> Text:
     line = Text(f"{counts.total()} runs: ").append(counts_text(counts))
     if snapshot["driver"]["state"] == "stopping":
         line.append("; stopping", style="yellow")
-    elif snapshot.get("time_left_s") is not None:
+    elif snapshot.get("time_left_s") and snapshot["driver"]["state"] == "running":
         line.append(f"; about {duration(snapshot['time_left_s'])} left")
     return line
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from campaign.cli.app import err, out
@@ -174,11 +175,15 @@ def _plain(value: Any) -> float | None:
 
 def result_table(conditions: list[dict[str, Any]]) -> Table:
     """Show the interfacial thermal conductance of each condition, with its standard error."""
-    table = Table(title=f"Interfacial thermal conductance ({conditions[0]['units']})", title_justify="left")
+    table = Table(
+        title=f"Interfacial thermal conductance (ITC, {conditions[0]['units']})",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     names = list(dict.fromkeys(name for row in conditions for name in row["labels"]))
     for name in names:
         table.add_column(name)
-    for name in ("ITC", "standard error", "95 % interval", "runs used", "left out", "missing"):
+    for name in ("ITC", "standard error", "95 % interval", "runs", "left out", "missing"):
         table.add_column(name, justify="right")
     for row in conditions:
         lower, upper = row["itc_lower"], row["itc_upper"]

@@ -224,3 +224,13 @@ def _label_text(name: str, value: Label, units: str | None) -> str:
     if units is not None:
         return f"{label_text(value)} {units}"
     return value if isinstance(value, str) else f"{name.replace('_', ' ')} {label_text(value)}"
+
+
+def with_error(value: float, error: float) -> str:
+    """``242.5 ± 5.6``: the error to two digits, the value to the same place."""
+    if not math.isfinite(value):
+        return "-"
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.4g}"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{places}f} ± {error:.{places}f}"

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from campaign import analysis
-from campaign.report.ensemble import RUN, Condition, Ensemble
+from campaign.report.ensemble import RUN, Condition, Ensemble, with_error
 
 ITC_LABEL = "ITC (MW m$^{-2}$ K$^{-1}$)"
 MAX_CONDITIONS = 40
@@ -157,33 +157,49 @@ def profiles(ensemble: Ensemble) -> Picture | None:
     caption = (
         "Temperature of each layer, from the bottom: thin lines are single runs, points the mean over runs "
         "with its standard error between runs. The arrow marks the jump between the two layers at the "
-        "interface (dashed), with its standard error between runs."
+        "interface (dashed); the number is the mean jump with its standard error between runs. Shaded: "
+        "layers of the source (red) and of the sink (blue); frozen layers are not shown."
     )
     return Picture("Layer temperature profiles", _svg(figure), caption)
 
 
 def _profile(axes: Any, condition: Condition) -> None:
     temperatures = condition.used["layer_temperature"].transpose(RUN, "layer").values
-    temperatures = temperatures[:, np.isfinite(temperatures).any(axis=0)]
-    layers = np.arange(temperatures.shape[1])
+    first = int(condition.settings.get("frozen_layers", 0))
+    layers = np.flatnonzero(np.isfinite(temperatures).any(axis=0))
+    layers = layers[layers >= first]
     colour = _colour(condition)
-    axes.plot(layers, temperatures.T, "-", lw=0.6, color=colour, alpha=0.35)
-    mean = np.nanmean(temperatures, axis=0)
-    n = temperatures.shape[0]
-    error = np.nanstd(temperatures, axis=0, ddof=1) / math.sqrt(n) if n > 1 else None
-    axes.errorbar(layers, mean, yerr=error, fmt="o", ms=4, lw=1.2, color=colour, capsize=2)
+    axes.plot(layers, temperatures[:, layers].T, "-", lw=0.6, color=colour, alpha=0.35)
+    mean, n = np.nanmean(temperatures, axis=0), temperatures.shape[0]
+    error = np.nanstd(temperatures[:, layers], axis=0, ddof=1) / math.sqrt(n) if n > 1 else None
+    axes.errorbar(layers, mean[layers], yerr=error, fmt="o", ms=4, lw=1.2, color=colour, capsize=2)
+    _thermostats(axes, condition, first, int(layers[-1]))
     lower = condition.settings.get("structure.lower.layers")
-    if isinstance(lower, int) and 0 < lower < layers.size:
-        axes.axvline(lower - 0.5, lw=0.8, ls="--", color=_INK)
-        ends = {"xytext": (lower - 0.5, mean[lower - 1]), "xy": (lower - 0.5, mean[lower])}
-        axes.annotate("", arrowprops={"arrowstyle": "<->", "color": _INK, "shrinkA": 0, "shrinkB": 0}, **ends)
-        jump = float(condition.mean["temperature_jump"])
-        jump_error = float(condition.mean["temperature_jump_standard_error"])
-        text = f"{jump:.1f} K" if not math.isfinite(jump_error) else f"{jump:.1f} ± {jump_error:.1f} K"
-        axes.annotate(text, (lower - 0.35, (mean[lower - 1] + mean[lower]) / 2), va="center", fontsize=8)
+    if isinstance(lower, int) and first < lower <= layers[-1]:
+        interface = lower - 0.5
+        axes.axvline(interface, lw=0.8, ls="--", color=_INK)
+        arrow = {"arrowstyle": "<->", "color": _INK, "shrinkA": 0, "shrinkB": 0}
+        below, above = (interface, mean[lower - 1]), (interface, mean[lower])
+        axes.annotate("", xytext=below, xy=above, arrowprops=arrow)
+        jump = with_error(
+            float(condition.mean["temperature_jump"]),
+            float(condition.mean["temperature_jump_standard_error"]),
+        )
+        bottom = axes.get_xaxis_transform()
+        axes.text(interface + 0.1, 0.02, f"{jump} K", transform=bottom, va="bottom", fontsize=8)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title(condition.title, loc="left")
     axes.set_xlabel("layer")
+
+
+def _thermostats(axes: Any, condition: Condition, first: int, last: int) -> None:
+    """Shade the layers of source and sink."""
+    n = condition.settings.get("thermostat_layers")
+    if isinstance(n, int):
+        source_below = condition.settings.get("direction") == "backward"
+        colours = (FORWARD, BACKWARD) if source_below else (BACKWARD, FORWARD)
+        for start, colour in zip((first - 0.5, last - n + 0.5), colours, strict=True):
+            axes.axvspan(start, start + n, color=colour, alpha=0.1, lw=0)
 
 
 def energies(ensemble: Ensemble) -> Picture | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from campaign.errors import SpecError
 from campaign.protocols.base import Check, Severity, get_protocol
-from campaign.report.ensemble import RUN, Condition, Ensemble
+from campaign.report.ensemble import RUN, Condition, Ensemble, with_error
 
 MAX_CELLS = 2000
 """Larger ensembles show counts for each condition instead of one cell for each run."""
@@ -72,16 +72,6 @@ class Remark:
     text: str
 
 
-def with_error(value: float, error: float) -> str:
-    """``242.5 ± 5.6``: the error to two digits, the value to the same place."""
-    if not math.isfinite(value):
-        return "-"
-    if not math.isfinite(error) or error <= 0:
-        return f"{value:.4g}"
-    places = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{places}f} ± {error:.{places}f}"
-
-
 def headline(ensemble: Ensemble) -> list[HeadlineRow]:
     """One row for each condition; those joined over both directions first."""
     return [_headline_row(condition) for condition in [*ensemble.pooled, *ensemble.conditions]]
@@ -103,7 +93,7 @@ def _headline_row(condition: Condition) -> HeadlineRow:
         paper=with_error(mean["itc_mean_of_runs"], mean["itc_standard_deviation_of_runs"]),
         published="" if published is None else with_error(published.mean, published.standard_error),
         source="" if published is None else published.source,
-        z=f"{condition.z:+.1f}" if math.isfinite(condition.z) else "",
+        z=f"{condition.z:+.1f}" if bounded and math.isfinite(condition.z) else "",
     )
 
 

@@ -32,7 +32,7 @@ from campaign.store.rows import (
     stack,
 )
 
-TAIL_ROWS = 256
+TAIL_ROWS = 512
 """Rows that wait for each other before they are written; readers take them from the stages meanwhile."""
 
 _SHARD_BYTES = 64 * 2**20
