@@ -20,7 +20,7 @@ PLUGIN = Path(__file__).parent / "standin"
 DRIVE = """
 import sys
 from pathlib import Path
-from standin_campaign import plan_of
+from tests.standin_campaign import plan_of
 from campaign.execution.driver import run_campaign
 
 if __name__ == "__main__":
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 def use_standin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Install the plug-in for this process and for those that it starts."""
     monkeypatch.syspath_prepend(PLUGIN)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (PLUGIN, PLUGIN.parent))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (PLUGIN, PLUGIN.parents[1]))))
 
 
 def write_spec(directory: Path, potentials: Sequence[str], seeds: int) -> Path:

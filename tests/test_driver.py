@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standin_campaign import (
+from tests.standin_campaign import (
     committed,
     drive,
     engine_starts,

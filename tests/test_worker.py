@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from standin_campaign import committed, engine_starts, engines_alive, plan_of, use_standin, write_spec
+from tests.standin_campaign import committed, engine_starts, engines_alive, plan_of, use_standin, write_spec
 
 from campaign.errors import FailureClass, LedgerError, ResourceError
 from campaign.execution import commit as commits

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
-import xarray as xr
 from pydantic import Field
 
 from campaign.errors import CampaignError, SpecError
 from campaign.quantities import NonNegative, Positive, Settings, Temperature, Timestep
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class Thermalise(Settings):
@@ -188,7 +190,7 @@ class Engine(Protocol):
         """Read how far the process in ``directory`` has come; None if it says nothing yet. Cheap."""
         ...
 
-    def collect(self, directory: Path) -> xr.Dataset:
+    def collect(self, directory: Path) -> "xr.Dataset":
         """Read what a finished process wrote, as series with units.
 
         Raises

@@ -13,9 +13,7 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
-
-import xarray as xr
+from typing import TYPE_CHECKING, ClassVar
 
 from campaign.engines.base import Command, EngineInfo, Progress, Workload
 from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_elements, write_data_file
@@ -24,6 +22,9 @@ from campaign.engines.lammps_script import make_script
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
 from campaign.potentials import get_potential, lammps_model, potential_files, potential_folders
 from campaign.structures.io import read_structure
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 BINARY_VARIABLE = "CAMPAIGN_LAMMPS"
 _PACKAGES = ("MANYBODY", "INTERLAYER", "MOLECULE", "OPENMP")
@@ -119,7 +120,7 @@ class LammpsEngine:
         """Read the steps done from the end of the log; see `Engine.progress`."""
         return read_progress(directory)
 
-    def collect(self, directory: Path) -> xr.Dataset:
+    def collect(self, directory: Path) -> "xr.Dataset":
         """Series of the last dynamical step and the final structure; see `Engine.collect`."""
         return read_dataset(directory)
 

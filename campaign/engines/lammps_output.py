@@ -4,11 +4,10 @@ import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from campaign.engines.base import Progress
 from campaign.engines.lammps_input import (
@@ -32,6 +31,9 @@ from campaign.errors import (
     TransientError,
 )
 from campaign.physics.transport import layer_temperature
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = npt.NDArray[np.float64]
 
@@ -67,7 +69,7 @@ def _thermo_row(line: str) -> dict[str, float] | None:
         return None
 
 
-def read_dataset(directory: Path) -> xr.Dataset:
+def read_dataset(directory: Path) -> "xr.Dataset":
     """Series of the last dynamical step and the final structure.
 
     Raises
@@ -97,6 +99,8 @@ def read_dataset(directory: Path) -> xr.Dataset:
     for name, variable in variables.items():
         if not np.isfinite(variable.values).all():
             raise PhysicsError(f"{name} is not finite", where=str(directory), hint="use a smaller timestep")
+    import xarray as xr
+
     return xr.Dataset(
         variables,
         coords={"direction": ["x", "y", "z"]},
@@ -104,7 +108,7 @@ def read_dataset(directory: Path) -> xr.Dataset:
     )
 
 
-def _heat_flow(directory: Path, facts: Facts) -> dict[str, xr.Variable]:
+def _heat_flow(directory: Path, facts: Facts) -> "dict[str, xr.Variable]":
     rows = _read_series(directory / SERIES, 9, facts)
     step, source, sink, pe_lower, ke_lower, pe_upper, ke_upper, pe, ke = rows.T
     # LAMMPS counts what a thermostat took, from the run's first step on: the difference to that row, negated,
@@ -125,7 +129,7 @@ def _heat_flow(directory: Path, facts: Facts) -> dict[str, xr.Variable]:
     }
 
 
-def _thermo(directory: Path, facts: Facts) -> dict[str, xr.Variable]:
+def _thermo(directory: Path, facts: Facts) -> "dict[str, xr.Variable]":
     rows = _read_series(directory / SERIES, 5, facts)
     step, kinetic, pressure_xx, pressure_yy, potential = rows[1:].T
     per_bar = 1 / (BAR_PER_GPA * facts.slab_fraction)
@@ -140,15 +144,17 @@ def _thermo(directory: Path, facts: Facts) -> dict[str, xr.Variable]:
     }
 
 
-def _variable(dims: tuple[str, ...], values: Any, units: str, long_name: str) -> xr.Variable:
+def _variable(dims: tuple[str, ...], values: Any, units: str, long_name: str) -> "xr.Variable":
+    import xarray as xr
+
     return xr.Variable(dims, values, {"units": units, "long_name": long_name})
 
 
-def _energy(values: Array, long_name: str) -> xr.Variable:
+def _energy(values: Array, long_name: str) -> "xr.Variable":
     return _variable(("time",), values, "eV", long_name)
 
 
-def _time(steps: Array, facts: Facts) -> xr.Variable:
+def _time(steps: Array, facts: Facts) -> "xr.Variable":
     return _variable(("time",), steps * facts.timestep_fs / 1000, "ps", "time since the start of the step")
 
 
@@ -183,7 +189,7 @@ def _table(path: Path, columns: int, steps: npt.NDArray[np.int64]) -> Array:
     return rows
 
 
-def _read_final(path: Path, facts: Facts) -> dict[str, xr.Variable]:
+def _read_final(path: Path, facts: Facts) -> "dict[str, xr.Variable]":
     rows, lengths = _read_atoms(path)
     if len(rows) != facts.atoms:
         raise PhysicsError(f"{facts.atoms - len(rows)} of {facts.atoms} atoms were lost", where=str(path))

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -104,7 +104,7 @@ def student_quantile(degrees_of_freedom: ArrayLike, confidence_level: float = 0.
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence level is {confidence_level}, must be between 0 and 1")
     dof = np.asarray(degrees_of_freedom, dtype=float)
-    return np.asarray(special.stdtrit(dof, 0.5 + 0.5 * confidence_level), dtype=float)
+    return np.asarray(scipy.special.stdtrit(dof, 0.5 + 0.5 * confidence_level), dtype=float)
 
 
 def normal_equivalent(t: ArrayLike, degrees_of_freedom: ArrayLike) -> Floats:
@@ -114,8 +114,8 @@ def normal_equivalent(t: ArrayLike, degrees_of_freedom: ArrayLike) -> Floats:
     makes ``|z| < 4`` mean the same for any number of runs.
     """
     value = np.asarray(t, dtype=float)
-    tail = special.stdtr(np.asarray(degrees_of_freedom, dtype=float), -np.abs(value))
-    return np.asarray(-np.sign(value) * special.ndtri(tail), dtype=float)
+    tail = scipy.special.stdtr(np.asarray(degrees_of_freedom, dtype=float), -np.abs(value))
+    return np.asarray(-np.sign(value) * scipy.special.ndtri(tail), dtype=float)
 
 
 def sample_estimate(values: ArrayLike) -> Estimate:

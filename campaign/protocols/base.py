@@ -10,12 +10,13 @@ from enum import StrEnum
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from campaign.errors import SpecError
 from campaign.quantities import Settings, digest, random_seed
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 StageKind = Literal["build", "relax", "equilibrate", "produce", "reduce"]
 
@@ -156,18 +157,20 @@ class CalculationProtocol(Protocol):
         """Labels of a run that are not fields, such as the pair of materials."""
         ...
 
-    def checks(self, result: xr.Dataset) -> tuple[Check, ...]:
+    def checks(self, result: "xr.Dataset") -> tuple[Check, ...]:
         """Gates and flags of one reduced run."""
         ...
 
 
-def write_result(dataset: xr.Dataset, directory: Path) -> None:
+def write_result(dataset: "xr.Dataset", directory: Path) -> None:
     """Write a stage's dataset as one small file (``result.nc``, netCDF 3, by scipy)."""
     dataset.to_netcdf(directory / "result.nc", engine="scipy")
 
 
-def read_result(directory: Path) -> xr.Dataset:
+def read_result(directory: Path) -> "xr.Dataset":
     """Read a stage's dataset into memory."""
+    import xarray as xr
+
     with xr.open_dataset(directory / "result.nc", engine="scipy", decode_timedelta=False) as dataset:
         return dataset.load()
 

@@ -19,8 +19,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import xarray as xr
-
 from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation, Step, Thermalise
 from campaign.potentials import file_hashes, get_potential
 from campaign.protocols.base import Check, Stage, Variable, read_result, write_result
@@ -39,6 +37,7 @@ from campaign.structures.layers import (
 )
 
 if TYPE_CHECKING:
+    import xarray as xr
     from ase import Atoms
 
 _NAME = "nemd"
@@ -108,7 +107,7 @@ class NemdProtocol:
         """``pair``: upper and lower material, such as ``graphene/hbn``."""
         return {"pair": f"{settings.structure.upper.material}/{settings.structure.lower.material}"}
 
-    def checks(self, result: xr.Dataset) -> tuple[Check, ...]:
+    def checks(self, result: "xr.Dataset") -> tuple[Check, ...]:
         """Gates and flags, as the reduction judged them."""
         return stored_checks(result)
 
@@ -221,8 +220,10 @@ def simulation_steps(simulation: Simulation) -> int:
     return sum(max(1, round(1000 * duration / simulation.timestep_fs)) for duration in durations_ps)
 
 
-def _build_result(settings: BuildSettings, atoms: "Atoms") -> xr.Dataset:
+def _build_result(settings: BuildSettings, atoms: "Atoms") -> "xr.Dataset":
     """Strain of both materials, size and cell of a structure as built."""
+    import xarray as xr
+
     structure = settings.structure
     values: dict[str, tuple[float, str, str]] = {
         f"strain_{side}_{axis}": (

@@ -8,12 +8,14 @@ dimension ``check``; this module is the one place that knows their meaning.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import xarray as xr
 
 from campaign.protocols.base import Check, Severity
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _failed(checks: Iterable[Check], severity: Severity) -> list[Check]:
     ]
 
 
-def stored_checks(result: xr.Dataset) -> tuple[Check, ...]:
+def stored_checks(result: "xr.Dataset") -> tuple[Check, ...]:
     """Rebuild the checks of a reduced run from its stored values and limits."""
     values, limits = np.asarray(result["check_value"]), np.asarray(result["check_limit"])
     names = [str(name) for name in result["check"].values]

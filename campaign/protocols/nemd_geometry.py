@@ -1,14 +1,17 @@
 """What the final positions of a NEMD run say: order of the layers, bonds, stacking of the interface."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from campaign.protocols.base import Check
 from campaign.protocols.nemd_checks import make_check
 from campaign.structures.stacking import interface_registry
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 REGISTRIES = ("AA", "AB", "ABp", "DW")
 """Registries that the area of the interface is divided into; DW are the walls between the others."""
@@ -64,7 +67,7 @@ class Geometry:
         ]
 
 
-def final_geometry(series: xr.Dataset, interface: tuple[int, int]) -> Geometry:
+def final_geometry(series: "xr.Dataset", interface: tuple[int, int]) -> Geometry:
     """Geometry of the final positions.
 
     Parameters

@@ -7,10 +7,9 @@ those of blocks within the run. Signs: heat flows from source to sink, a jump is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from campaign.physics.statistics import BlockEstimate, block_estimate, block_slopes
@@ -33,6 +32,9 @@ from campaign.protocols.nemd_geometry import REGISTRIES, final_geometry
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES, N_BINS, N_SAMPLES, VARIABLES
 from campaign.quantities import NonNegative, Positive, Settings, Temperature
 from campaign.structures.layers import Stacking
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Floats = NDArray[np.float64]
 
@@ -93,7 +95,7 @@ class _Window:
     temperature: Floats
 
     @classmethod
-    def of(cls, series: xr.Dataset, settings: ReduceSettings) -> "_Window":
+    def of(cls, series: "xr.Dataset", settings: ReduceSettings) -> "_Window":
         start = _window_start(series, settings)
         hot, cold = ("upper", "lower") if settings.hot_is_upper else ("lower", "upper")
 
@@ -117,7 +119,7 @@ class _Window:
         return float(self.time[-1] - self.time[0])
 
 
-def reduce_run(series: xr.Dataset, built: xr.Dataset, settings: ReduceSettings) -> xr.Dataset:
+def reduce_run(series: "xr.Dataset", built: "xr.Dataset", settings: ReduceSettings) -> "xr.Dataset":
     """Reduce the series of one run.
 
     Parameters
@@ -169,20 +171,20 @@ def _expected_samples(settings: ReduceSettings) -> int:
     return round((settings.build_up_ps + settings.production_ps) / settings.sampling_interval_ps)
 
 
-def _window_start(series: xr.Dataset, settings: ReduceSettings) -> int:
+def _window_start(series: "xr.Dataset", settings: ReduceSettings) -> int:
     # half an interval of slack: times are sums of floats
     return int(
         np.searchsorted(series["time"].values, settings.build_up_ps - settings.sampling_interval_ps / 2)
     )
 
 
-def _faults(series: xr.Dataset) -> int:
+def _faults(series: "xr.Dataset") -> int:
     names = ("time", *SERIES, "cell_length", "final_position")
     return sum(int(np.sum(~np.isfinite(series[name].values))) for name in names)
 
 
 def _measure(
-    series: xr.Dataset, window: _Window, n_atoms: NDArray[np.int64], settings: ReduceSettings
+    series: "xr.Dataset", window: _Window, n_atoms: NDArray[np.int64], settings: ReduceSettings
 ) -> dict[str, Any]:
     """Everything that the paper reports of a run, and what stands beside it."""
     lengths = series["cell_length"].values
@@ -315,7 +317,7 @@ def _halves(window: _Window, jump: Floats, interface: Floats) -> dict[str, float
     }
 
 
-def _coarse_series(series: xr.Dataset, hot: int, cold: int) -> dict[str, Floats]:
+def _coarse_series(series: "xr.Dataset", hot: int, cold: int) -> dict[str, Floats]:
     """Series over the whole step on a fixed number of points, for pictures."""
     time = np.concatenate([[0.0], series["time"].values])
     elapsed = np.linspace(0.0, time[-1], N_SAMPLES)
@@ -387,8 +389,10 @@ def _ratio(value: float, error: float) -> float:
     return np.inf if value > 0 else 0.0
 
 
-def _dataset(series: xr.Dataset, values: Mapping[str, Any], checks: list[Check]) -> xr.Dataset:
+def _dataset(series: "xr.Dataset", values: Mapping[str, Any], checks: list[Check]) -> "xr.Dataset":
     """All promised variables with units; NaN where nothing could be measured."""
+    import xarray as xr
+
     made = {check.name: check for check in checks}
     every = [made.get(name) or make_check(name, np.nan, np.nan) for name in CHECKS]
     reason = invalid_reason(every)
