@@ -35,10 +35,12 @@ def open(directory: "str | os.PathLike[str]") -> "Campaign":  # noqa: A001 - `ca
     return Campaign(Path(directory))
 
 
-def __getattr__(name: str) -> str:
-    """``__version__``, when it is asked for: `importlib.metadata` takes a fifth of the time of ``--help``."""
-    if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib.metadata import version
+if not TYPE_CHECKING:  # or every name would seem to be there
 
-    return version("campaign")
+    def __getattr__(name: str) -> str:
+        """``__version__``, when it is asked for: `importlib.metadata` is a fifth of ``--help``'s time."""
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("campaign")

@@ -21,12 +21,12 @@ DRIVE = """
 import sys
 from pathlib import Path
 from tests.standin_campaign import plan_of
-from campaign.execution.driver import run_campaign
+from campaign.execution import driver
 
 if __name__ == "__main__":
-    root, workers = Path(sys.argv[1]), int(sys.argv[2])
+    root, workers, driver.HEARTBEAT_S = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     plan, stages = plan_of(root.parent / "spec.yaml")
-    result = run_campaign(root, plan, stages, workers=workers)
+    result = driver.run_campaign(root, plan, stages, workers=workers)
     sys.exit(130 if result.interrupted else 0)
 """
 
@@ -56,12 +56,12 @@ def plan_of(spec: Path) -> tuple[Plan, Mapping[str, Stage]]:
     return make_plan(load_spec(spec))
 
 
-def drive(root: Path, workers: int) -> "subprocess.Popen[bytes]":
+def drive(root: Path, workers: int, heartbeat_s: float = 10) -> "subprocess.Popen[bytes]":
     """Start a driver in its own process and process group."""
     script = root.parent / "drive.py"
     script.write_text(DRIVE)
     log = (root.parent / "drive.log").open("ab")
-    command = (sys.executable, str(script), str(root), str(workers))
+    command = (sys.executable, str(script), str(root), str(workers), str(heartbeat_s))
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 

@@ -1,5 +1,7 @@
 """The command line as a user meets it: what it prints, where, with which exit code, and that it goes on."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -8,8 +10,12 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+
+from campaign.cli import main
+from tests.synthetic import make_campaign, plan_spec
 
 SPECS = Path(__file__).parents[1] / "specs"
 
@@ -26,10 +32,10 @@ calculations:
         stacking: ABp
       bath_offset_K: 100
       timestep_fs: 1
-      npt_ps: 0.5
-      nvt_ps: 0.2
-      build_up_ps: 0.5
-      production_ps: 2
+      npt_ps: 0.3
+      nvt_ps: 0.1
+      build_up_ps: 0.2
+      production_ps: 1
       sampling_interval_ps: 0.05
     axes:
       direction: [forward, backward]
@@ -37,12 +43,33 @@ calculations:
 """
 
 
+HEAVY = {"dask", "matplotlib", "numpy", "pandas", "xarray", "zarr"}
+
+ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1"}  # a fixed width, so that nothing wraps
+
+
 def campaign(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line; a fixed width, so that nothing wraps."""
+    """Run the command line in this process, which saves a second of imports."""
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(io.StringIO()) as output,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+        patch.dict(os.environ, ENVIRONMENT),
+        patch.object(sys, "argv", ["campaign", *arguments]),
+        pytest.raises(SystemExit) as end,
+    ):
+        main()
+    code = end.value.code
+    assert code is None or isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code or 0, output.getvalue(), errors.getvalue())
+
+
+def campaign_process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a process."""
     return subprocess.run(
         [sys.executable, "-m", "campaign", *arguments],
         cwd=cwd,
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
+        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
         check=False,
@@ -55,6 +82,31 @@ def write_spec(directory: Path, old: str = "", new: str = "") -> Path:
     path = directory / "spec.yaml"
     path.write_text(SMALL.replace(old, new, 1) if old else SMALL)
     return path
+
+
+def heavy_imports(*arguments: str, cwd: Path) -> set[str]:
+    """Heavy modules that a command imported; it must succeed."""
+    code = (
+        "import atexit, sys; from campaign.cli import main; "
+        f"atexit.register(lambda: print(*(sys.modules.keys() & {HEAVY}), file=sys.stderr)); main()"
+    )
+    command = (sys.executable, "-c", code, *arguments)
+    return set(subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stderr.split())
+
+
+def test_commands_that_should_answer_at_once_import_nothing_heavy(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    status = {
+        "driver": {"pid": 1, "host": "node7", "state": "finished"},
+        "updated": "2026-11-22T10:00:00+00:00",
+        "states": {"nemd": "d" * len(plan.calculations[0].runs)},
+        "failed": {},
+    }
+    layout = make_campaign(tmp_path, plan, {}, status=status)
+    layout.identity.touch()
+    assert heavy_imports("--help", cwd=tmp_path) == set()
+    assert heavy_imports("status", cwd=tmp_path) == set()
+    assert heavy_imports("check", "spec.yaml", cwd=tmp_path) == {"numpy"}
 
 
 BAD_INPUT = {
@@ -70,7 +122,7 @@ BAD_INPUT = {
     "no free layer": ("layers: 4", "layers: 3", "spec.yaml:"),
     "axes of nothing": ("direction: [forward, backward]", "direction: []", "spec.yaml:19:"),
     "unknown axis value": ("[forward, backward]", "[forward, sideways]", "spec.yaml:19:"),
-    "too many runs": ("seed: {count: 2}", "seed: {count: 200000}", "--yes"),
+    "too many runs": ("seed: {count: 2}", "seed: {count: 6000}", "--yes"),
     "unknown engine": ("  nemd:\n", "  nemd:\n    engine: lamps\n", "spec.yaml:5:"),
 }
 
@@ -151,7 +203,7 @@ def attempts(directory: Path, run: str) -> list[dict[str, Any]]:
 def test_interrupt_then_the_same_command_goes_on_and_a_third_time_costs_nothing(tmp_path: Path) -> None:
     spec = write_spec(tmp_path)
     command = [sys.executable, "-m", "campaign", "run", spec.name, "--workers", "2"]
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    environment = {**os.environ, **ENVIRONMENT}
     directory = tmp_path / "campaigns" / "tiny"
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -166,7 +218,7 @@ def test_interrupt_then_the_same_command_goes_on_and_a_third_time_costs_nothing(
     kept = {path.name: path.stat().st_mtime_ns for path in directory.glob("stages/*/*")}
     assert kept
 
-    second = campaign("run", spec.name, "--workers", "2", "--json", cwd=tmp_path)
+    second = campaign_process("run", spec.name, "--workers", "2", "--json", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
     (row,) = [row for row in json.loads(second.stdout)["conditions"] if row["labels"]["direction"] == "both"]
     assert row["n"] + row["n_excluded"] == 4
@@ -178,14 +230,14 @@ def test_interrupt_then_the_same_command_goes_on_and_a_third_time_costs_nothing(
     assert (directory / "report.html").stat().st_size > 10_000
 
     counted = attempts(directory, "direction=forward,seed=1")
-    third = campaign("run", spec.name, cwd=tmp_path)
+    third = campaign_process("run", spec.name, cwd=tmp_path)
     assert third.returncode == 0
     assert attempts(directory, "direction=forward,seed=1") == counted
     assert "Interfacial thermal conductance" in third.stdout
 
     status = campaign("status", cwd=tmp_path)
     assert "DD" in status.stdout
-    grown = SMALL.replace("count: 2", "count: 3").replace("production_ps: 2", "production_ps: 2.5")
+    grown = SMALL.replace("count: 2", "count: 3").replace("production_ps: 1", "production_ps: 1.5")
     spec.write_text(grown)
     report = json.loads(campaign("plan", spec.name, "--json", cwd=tmp_path).stdout)
     assert report["runs"]["changed"] == 4

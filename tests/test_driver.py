@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from campaign.errors import BusyError, FailureClass
+from campaign.execution.driver import DriverResult, run_campaign
+from campaign.execution.requests import driver_is_alive, write_request
+from campaign.layout import Layout
+from campaign.ledger import Ledger
+from campaign.store import Store
 from tests.standin_campaign import (
     committed,
     drive,
@@ -20,14 +27,6 @@ from tests.standin_campaign import (
     use_standin,
     write_spec,
 )
-
-from campaign.errors import BusyError, FailureClass
-from campaign.execution import driver as driver_module
-from campaign.execution.driver import DriverResult, run_campaign
-from campaign.execution.requests import driver_is_alive, write_request
-from campaign.layout import Layout
-from campaign.ledger import Ledger
-from campaign.store import Store
 
 
 @pytest.fixture
@@ -189,10 +188,9 @@ def test_a_stop_ends_within_seconds_and_the_next_start_goes_on(root: Path) -> No
     assert engines_alive(root) == []
 
 
-def test_a_driver_whose_campaign_was_taken_ends_itself(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "HEARTBEAT_S", 0.0)
+def test_a_driver_whose_campaign_was_taken_ends_itself(root: Path) -> None:
     write_spec(root.parent, ["hang"], 1)
-    process = drive(root, 1)
+    process = drive(root, 1, heartbeat_s=0)
     wait_for(lambda: len(engines_alive(root)) == 1)
     thief = (
         "import sys; from pathlib import Path; from campaign.layout import Layout; "

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.standin_campaign import committed, engine_starts, engines_alive, plan_of, use_standin, write_spec
 
 from campaign.errors import FailureClass, LedgerError, ResourceError
 from campaign.execution import commit as commits
@@ -15,6 +14,7 @@ from campaign.execution.commit import read_manifest, verify
 from campaign.execution.worker import AttemptOutcome, AttemptRequest, run_attempt, run_attempts
 from campaign.layout import Layout
 from campaign.protocols.base import Stage, read_result
+from tests.standin_campaign import committed, engine_starts, engines_alive, plan_of, use_standin, write_spec
 
 Chain = Callable[[str], tuple[Stage, ...]]
 

@@ -7,11 +7,13 @@ Data goes to stdout, progress and messages to stderr. Heavy modules are imported
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 
 from campaign.errors import CampaignError, ExitCode, LedgerError
 from campaign.layout import Layout
@@ -54,9 +56,9 @@ YesOption = Annotated[
 
 def main() -> None:
     """Run the command line; no traceback reaches a user for a mistake of theirs."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    # Warnings go through the console that shows live progress, so that neither garbles the other.
+    handler = RichHandler(logging.WARNING, console=err, show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     try:
         app(standalone_mode=True)
     except CampaignError as error:
@@ -69,6 +71,12 @@ def main() -> None:
         # `campaign status | head`: the reader has gone, nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(ExitCode.OK) from None
+    except (
+        Exception
+    ):  # a bug of ours: its traceback is wanted, and an exit code that tells it from failed runs
+        traceback.print_exc()
+        err.print("campaign: this is a bug of campaign; what was finished is kept", style="red", markup=False)
+        raise SystemExit(ExitCode.INTERNAL) from None
 
 
 @app.callback(invoke_without_command=True)

@@ -1,9 +1,11 @@
 """``campaign run``: plan, drive, then the result as a table, a store and a report."""
 
 import json
+import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,23 @@ def claim_directory(layout: Layout, name: str) -> None:
     write_atomic(layout.identity, json.dumps(identity))
 
 
+@contextmanager
+def driver_log(layout: Layout) -> Iterator[None]:
+    """Keep what the driver says in ``driver.log`` too, with times."""
+    handler = logging.FileHandler(layout.log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("campaign")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()
+
+
 def run_spec(
     spec_path: Path, directory: Path | None, *, workers: int | None, threads: int, yes: bool, as_json: bool
 ) -> int:
@@ -77,7 +96,7 @@ def run_spec(
     # Imported late: Dask takes a second, which no error of a spec should wait for.
     from campaign.execution.driver import run_campaign
 
-    with progress() as watch:
+    with driver_log(layout), progress() as watch:
         result = run_campaign(
             layout.root,
             plan,
