@@ -362,6 +362,12 @@ class Ledger:
                     again.append(stage_id)
         return again
 
+    def forget(self, stage_ids: Iterable[str]) -> None:
+        """Set done stages whose directories are gone back to pending."""
+        with self.transaction():
+            for stage_id in stage_ids:
+                self._move(stage_id, "done", "pending")
+
     def _move(self, stage_id: str, old: State, new: State) -> None:
         changed = self._connection.execute(
             "UPDATE stages SET state = ? WHERE id = ? AND state = ?", (new, stage_id, old)
@@ -423,6 +429,14 @@ class Ledger:
             (stage_id,),
         )
         return Counter({row[0]: row[1] for row in rows})
+
+    def outcomes(self) -> Counter[str]:
+        """Count all attempts by state; failed ones by their class, as in ``failed (engine)``."""
+        rows = self._connection.execute(
+            "SELECT state, CASE state WHEN 'failed' THEN failure_class END AS class, count(*) "
+            "FROM attempts GROUP BY state, class ORDER BY state, class"
+        )
+        return Counter({f"{state} ({kind})" if state == "failed" else state: n for state, kind, n in rows})
 
     def failed(self) -> dict[str, Attempt]:
         """Find the last attempt of every failed stage, in the order in which they failed."""

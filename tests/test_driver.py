@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,20 @@ def test_every_fault_costs_its_budget_and_no_more(root: Path) -> None:
     again = run(root, potentials)  # nothing to do: failed stages are not repeated unasked
     assert again.counts == result.counts
     assert engine_starts(root) == starts
+
+
+def test_stages_purged_from_the_disk_are_made_again_where_they_are_needed(root: Path) -> None:
+    run(root, ["steady"], seeds=2)
+    before = {path.name for path in Layout(root).stages.glob("??/*")}
+    starts = engine_starts(root).total()
+    shutil.rmtree(Layout(root).stages)
+    run(root, ["steady"], seeds=2)
+    assert engine_starts(root).total() == starts  # the results are in the store: nothing is read from stages
+    shutil.rmtree(Layout(root).store)
+    result = run(root, ["steady"], seeds=2)
+    assert result.counts["toy"]["done"] == 2
+    assert engine_starts(root).total() == 2 * starts
+    assert {path.name for path in Layout(root).stages.glob("??/*")} == before
 
 
 def test_after_like_failures_a_condition_is_held_back_until_a_retry(root: Path) -> None:

@@ -277,6 +277,15 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.fail(attempt, failure_class, "message", again=again)
 
     @rule(stage_id=stage_ids)
+    def forget(self, stage_id: str) -> None:
+        if self.states[stage_id] != "done":
+            with pytest.raises(LedgerError):
+                self.ledger.forget([stage_id])
+            return
+        self.ledger.forget([stage_id])
+        self.states[stage_id] = "pending"
+
+    @rule(stage_id=stage_ids)
     def retry(self, stage_id: str) -> None:
         failed = self.states[stage_id] == "failed"
         assert self.ledger.retry([stage_id]) == ([stage_id] if failed else [])

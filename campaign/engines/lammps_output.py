@@ -237,12 +237,13 @@ _SYMPTOMS = (
     _Symptom("no space left|disk quota|error writing", ResourceError, "free some disk space"),
     _Symptom("failed to (re)?allocate|bad_alloc|out of memory", ResourceError, "give it more memory"),
     _Symptom(
-        "lost atoms|atoms lost|non-numeric|out of range atoms|nan detected",
+        # Neighbour bins run out of range where an atom has left for far away.
+        "lost atoms|atoms lost|non-numeric|out of range atoms|nan detected|neighbor bins",
         PhysicsError,
         "use a smaller timestep, or look at the start",
     ),
     _Symptom(
-        "neighbor list overflow|too many neighbors|neighbor bins",
+        "neighbor list overflow|too many neighbors",
         InputError,
         "raise `one` and `page` of neigh_modify, or look whether atoms collapsed",
     ),

@@ -29,7 +29,7 @@ from campaign.layout import Layout, write_atomic
 from campaign.ledger import Holder, Ledger, utc_now
 from campaign.plan import Plan, save_plan
 from campaign.protocols.base import Stage
-from campaign.store import Row, Store
+from campaign.store import Row, Store, read_tables
 
 logger = logging.getLogger(__name__)
 
@@ -163,11 +163,38 @@ class _Driver:
                     self._ledger.retry(request.payload.get("stages", ()))
             known = self._ledger.states()
             self._ledger.register(self._plan.stages[item] for item in self._plan.stages if item not in known)
+            purged = self._purged()
+            self._ledger.forget(purged)
+        if purged:
+            logger.warning("%d finished stages are gone from the disk and are made again", len(purged))
         for request in waiting:
             request.path.unlink(missing_ok=True)
         leftovers = [path.name for path in self._layout.attempts.iterdir()]
         for attempt_id in self._ledger.ended(leftovers):
             shutil.rmtree(self._layout.attempt(attempt_id), ignore_errors=True)
+
+    def _purged(self) -> list[str]:
+        """Done stages that are gone from the disk, of those that are still to be read.
+
+        Those are what pending stages need, and results that the store lacks. No others are looked for:
+        resuming a finished campaign of 10^5 runs reads no directory.
+        """
+        states = self._ledger.states()
+        tables = read_tables(self._layout.store)
+        unread: set[str] = set()
+        for calculation in self._plan.calculations:
+            table = tables.get(calculation.name)
+            stored = set() if table is None else set(table.stage_ids())
+            unread |= {run.result_stage for run in calculation.runs} - stored
+        purged = []
+        for stage_id in reversed(list(self._plan.stages)):  # what a stage needs comes before it in the plan
+            done = states[stage_id] == "done"
+            if done and stage_id in unread and not is_committed(self._layout, stage_id):
+                purged.append(stage_id)
+                done = False
+            if not done:
+                unread.update(self._plan.stages[stage_id].needs)
+        return purged
 
     # The loop
 
