@@ -24,6 +24,9 @@ Label = str | int | float
 
 SEED = "seed"
 
+MAX_RUNS = 1_000_000
+"""More runs than these are refused whatever the spec's limit: nothing is ever made for each of 10^9 runs."""
+
 UNITS = {
     "K": "K",
     "ps": "ps",
@@ -247,6 +250,9 @@ def _seed_range(raw: Mapping[str, Any], path: Path_, problems: Problems) -> list
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             at = (*path, name)
             problems.add(at, f"{name} of seed should be a whole number of at least {least}, not {value!r}")
+        elif name == "count" and value > MAX_RUNS:
+            message = f"{value:,} seeds are more than the {MAX_RUNS:,} runs that a campaign may have"
+            problems.add((*path, name), message)
     if len(problems) > before:
         return []
     base = raw.get("base", 1)

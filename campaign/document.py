@@ -15,6 +15,12 @@ Path_ = tuple[str | int, ...]
 MAX_PROBLEMS = 10
 """More errors than these are counted, not listed."""
 
+MAX_NODES = 100_000
+"""Values of a spec, with aliases written out: nine lines of nested aliases can stand for 10^9."""
+
+MAX_DEPTH = 50
+"""Mappings and lists inside each other; an alias can even contain itself."""
+
 
 class Document:
     """One YAML file.
@@ -35,12 +41,13 @@ class Document:
         Raises
         ------
         SpecError
-            It is no YAML 1.2, has a key twice, or a key that is no text.
+            It is no YAML 1.2, has a key twice, a key that is no text, or too many values.
         """
         self.source = source
         self.text = text
         self._values: dict[Path_, tuple[int, int]] = {(): (1, 1)}
         self._keys: dict[Path_, tuple[int, int]] = {}
+        self._nodes = 0
         self.data: Any = self._plain(_parsed(source, text), ())
 
     def holds(self, path: Iterable[str | int]) -> bool:
@@ -48,15 +55,20 @@ class Document:
         return tuple(path) in self._values
 
     def locate(self, path: Iterable[str | int], *, key: bool = False) -> Location:
-        """Where a value (or its key) stands; for a path that is not there, the nearest one above it."""
+        """Where a value (or its key) stands; for a path that is not there, the nearest key above it."""
         full = tuple(path)
-        if key and full in self._keys:
-            return Location(self.source, *self._keys[full])
         while full not in self._values:
-            full = full[:-1]
-        return Location(self.source, *self._values[full])
+            # The value above starts at its first entry, which has nothing to do with the one that is missing.
+            full, key = full[:-1], True
+        return Location(self.source, *(self._keys.get(full) if key else None) or self._values[full])
 
     def _plain(self, node: Any, path: Path_) -> Any:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            message = f"more than {MAX_NODES:,} values, counting each use of an alias"
+            raise SpecError(message, where=self.locate(path), hint="use axes for large ensembles")
+        if len(path) > MAX_DEPTH:
+            raise SpecError("nested too deeply", where=self.locate(path))
         if isinstance(node, dict):
             return dict(self._entries(node, path))
         if isinstance(node, list):
@@ -107,6 +119,8 @@ def _parsed(source: Path, text: str) -> Any:
 
     try:
         return YAML(typ="rt", pure=True).load(text)
+    except RecursionError:
+        raise SpecError("nested too deeply", where=Location(source)) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Location(source) if mark is None else Location(source, mark.line + 1, mark.column + 1)
@@ -194,6 +208,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Hint for a name that is not known: the nearest one, or all if they are few."""
     options = sorted(set(known))
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    longer = [option for option in options if len(name) > 2 and option.startswith(name)]
+    if not near and len(longer) == 1:
+        near = longer
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known are: {', '.join(options)}" if 0 < len(options) <= 8 else None

@@ -163,3 +163,5 @@ class BusyError(LedgerError):
 
 class StoreError(CampaignError):
     """The result store cannot be used as it is."""
+
+    exit_code = ExitCode.USAGE

@@ -10,12 +10,12 @@ Node = Mapping[str, Any]
 
 def names_at(schema: Node, path: Sequence[str | int]) -> frozenset[str]:
     """Names that a mapping at ``path`` may have; empty where any is allowed."""
-    nodes = list(_branches(schema, schema))
-    for part in path:
-        nodes = [
-            branch for node in nodes for child in _children(node, part) for branch in _branches(schema, child)
-        ]
-    return frozenset(name for node in nodes for name in node.get("properties", {}))
+    return frozenset(name for node in _nodes_at(schema, path) for name in node.get("properties", {}))
+
+
+def list_length(schema: Node, path: Sequence[str | int]) -> int | None:
+    """Return how many values a list at ``path`` must have; None where that is not fixed."""
+    return next((len(node["prefixItems"]) for node in _nodes_at(schema, path) if "prefixItems" in node), None)
 
 
 def field_paths(schema: Node) -> frozenset[str]:
@@ -116,6 +116,15 @@ def _renamed(node: Any, name: str) -> Any:
     if isinstance(node, list):
         return [_renamed(item, name) for item in node]
     return node
+
+
+def _nodes_at(schema: Node, path: Sequence[str | int]) -> list[Node]:
+    nodes = list(_branches(schema, schema))
+    for part in path:
+        nodes = [
+            branch for node in nodes for child in _children(node, part) for branch in _branches(schema, child)
+        ]
+    return nodes
 
 
 def _branches(schema: Node, node: Node) -> Iterator[Node]:

@@ -431,7 +431,7 @@ class Ledger:
         return Counter({row[0]: row[1] for row in rows})
 
     def outcomes(self) -> Counter[str]:
-        """Count all attempts by state; failed ones by their class, as in ``failed (engine)``."""
+        """Count all attempts by state; failed ones by their class, as in ``failed (physics)``."""
         rows = self._connection.execute(
             "SELECT state, CASE state WHEN 'failed' THEN failure_class END AS class, count(*) "
             "FROM attempts GROUP BY state, class ORDER BY state, class"

@@ -6,9 +6,11 @@ A condition is what the runs of all seeds share. The data of a plan, and reading
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from campaign.axes import (
+    MAX_RUNS,
     SEED,
     Axis,
     Expansion,
@@ -91,8 +93,7 @@ def make_plan(spec: "CampaignSpec", *, allow_large: bool = False) -> "tuple[Plan
         name: parse_axes(calculation.axes_spec(("calculations", name)), problems)
         for name, calculation in spec.calculations.items()
     }
-    if not allow_large:
-        _check_size(spec, axes, problems)
+    _check_size(spec, axes, problems, allow_large=allow_large)
     problems.check()
     stages = Stages(spec.seed)
     with garbage_collection_paused():
@@ -109,17 +110,22 @@ def make_plan(spec: "CampaignSpec", *, allow_large: bool = False) -> "tuple[Plan
     return plan, stages
 
 
-def _check_size(spec: "CampaignSpec", axes: Mapping[str, tuple[Axis, ...]], problems: Problems) -> None:
+def _check_size(
+    spec: "CampaignSpec",
+    axes: Mapping[str, tuple[Axis, ...]],
+    problems: Problems,
+    *,
+    allow_large: bool,
+) -> None:
+    """Count the runs before any is made."""
     sizes = {name: grid_size(axes[name]) + len(spec.calculations[name].include) for name in axes}
     total = sum(sizes.values())
-    if total > spec.limits.runs:
+    limit = MAX_RUNS if allow_large else min(spec.limits.runs, MAX_RUNS)
+    if total > limit:
         largest = max(sizes, key=sizes.__getitem__)
-        problems.add(
-            ("calculations", largest, "axes"),
-            f"the axes span {total:,} runs, more than the limit of {spec.limits.runs:,}",
-            hint="confirm with --yes, or raise limits.runs",
-            key=True,
-        )
+        hint = "confirm with --yes, or raise limits.runs" if total <= MAX_RUNS else "make several campaigns"
+        message = f"the axes span {total:,} runs, more than the limit of {limit:,}"
+        problems.add(("calculations", largest, "axes"), message, hint=hint, key=True)
 
 
 class _Planner:
@@ -150,6 +156,7 @@ class _Planner:
         from campaign.replicas import Condition
 
         before = len(self._problems)
+        faults = _Faults()
         grid = expand(self._axes, self._calculation.axes_spec(self._where), self._problems)
         if len(self._problems) > before:
             return None
@@ -158,12 +165,13 @@ class _Planner:
         settings: dict[tuple[int, ...], Settings] = {}
         conditions: dict[tuple[int, ...], Condition] = {}
         for key in dict.fromkeys(key for key, _ in chosen):
-            resolved = self._resolve(grid, split, key)
+            resolved = self._resolve(grid, split, key, faults)
             if resolved is not None:
                 settings[key] = resolved
                 conditions[key] = Condition(self._stages, self._maker(resolved), self._seed)
-            if len(self._problems) > before + ENOUGH_PROBLEMS:
+            if len(faults) > ENOUGH_PROBLEMS:
                 break
+        faults.tell(self._problems)
         if len(self._problems) > before:
             return None
         numbers = {key: number for number, key in enumerate(settings)}
@@ -197,7 +205,9 @@ class _Planner:
         engine = self._calculation.engine
         return lambda replica: self._protocol.stages(settings, engine, replica)
 
-    def _resolve(self, grid: Expansion, split: "_SeedSplit", key: tuple[int, ...]) -> "Settings | None":
+    def _resolve(
+        self, grid: Expansion, split: "_SeedSplit", key: tuple[int, ...], faults: "_Faults"
+    ) -> "Settings | None":
         """Validate the settings of one condition."""
         from pydantic import ValidationError
 
@@ -216,27 +226,23 @@ class _Planner:
                 for name, label in zip(axis.keys, point.labels, strict=True)
                 if name != SEED
             ]
-        context = f" (in {', '.join(labels)})" if labels else ""
+        faults.start(labels)
         data = _merged(self._calculation.settings, values)
         try:
             settings = self._protocol.settings.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             for found in validation_problems(error, data, self._schema):
                 where, in_axis = self._blame(found.path, places)
-                self._problems.add(
-                    where,
-                    found.message,
-                    hint=found.hint,
-                    key=found.key and not in_axis,
-                    context=context if found.of_several_fields else "",
-                )
+                key_meant = found.key and not in_axis
+                fault = _Fault(where, found.message, found.hint, key_meant, found.of_several_fields)
+                faults.add(fault)
             return None
         try:
             self._protocol.validate(settings, self._calculation.engine)
         except SpecError as error:
             field = tuple(str(error.where).split(".")) if error.where else ()
             where, _ = self._blame(field, places)
-            self._problems.add(where, error.message, hint=error.hint, context=context)
+            faults.add(_Fault(where, error.message, error.hint))
             return None
         return settings
 
@@ -281,8 +287,52 @@ class _Planner:
                 )
             coordinates = {names[key]: tuple(row[i] for row in labels) for i, key in enumerate(axis.keys)}
             units = {names[key]: units for key in axis.keys if (units := coordinate_units(key)) is not None}
-            dimensions.append(Dimension("_".join(coordinates), coordinates, units))
+            keys = {names[key]: key for key in axis.keys if names[key] != key}
+            dimensions.append(Dimension("_".join(coordinates), coordinates, units, keys))
         return tuple(dimensions) if len(self._problems) == before else None
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Something wrong in the settings of a condition."""
+
+    where: Path_
+    message: str
+    hint: str | None
+    key: bool = False
+    depends_on_axes: bool = True
+
+
+class _Faults:
+    """Faults of many conditions; each is told once, with the labels that all conditions with it share.
+
+    What is wrong in every condition does not depend on the axes, and is told without labels.
+    """
+
+    def __init__(self) -> None:
+        self._conditions = 0
+        self._labels: list[str] = []
+        self._found: dict[_Fault, tuple[int, list[str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def start(self, labels: list[str]) -> None:
+        """Go on to the next condition."""
+        self._conditions += 1
+        self._labels = labels
+
+    def add(self, fault: _Fault) -> None:
+        """Note a fault of the present condition."""
+        number, shared = self._found.get(fault, (0, self._labels))
+        self._found[fault] = (number + 1, [label for label in shared if label in self._labels])
+
+    def tell(self, problems: Problems) -> None:
+        """Give all faults to ``problems``."""
+        for fault, (number, labels) in self._found.items():
+            tells = fault.depends_on_axes and labels and number < self._conditions
+            context = f" (in {', '.join(labels)})" if tells else ""
+            problems.add(fault.where, fault.message, hint=fault.hint, key=fault.key, context=context)
 
 
 class _SeedSplit:

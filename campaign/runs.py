@@ -6,6 +6,7 @@ and runs and stages are kept as columns: a `Run` or a `StageSummary` is made whe
 
 import gc
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,13 @@ from campaign.layout import FORMAT_VERSION, write_atomic
 
 MAX_CANDIDATES = 10
 
+WRITTEN_ANEW = "`campaign run` writes it anew"
+
+_STATUS = {"driver": dict, "updated": str, "states": dict, "failed": dict}
+"""What every snapshot holds."""
+
+_STAGE = re.compile(r"[0-9a-f]{8,32}")
+
 
 @dataclass(frozen=True)
 class Dimension:
@@ -33,11 +41,14 @@ class Dimension:
         Labels along the dimension, one coordinate for a product axis, several for a zip.
     units
         Units of the coordinates that have any.
+    keys
+        What the spec calls the coordinates that have a shorter name: the dotted path of the field.
     """
 
     name: str
     coordinates: Mapping[str, tuple[Label, ...]]
     units: Mapping[str, str]
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def size(self) -> int:
@@ -288,7 +299,10 @@ class Plan:
         raise SpecError(f"no calculation {name!r} in this campaign", hint=hint)
 
     def matching(self, text: str) -> tuple[Run, ...]:
-        """Return what a name means: an id, a calculation, or some labels (``direction=forward,seed=2``).
+        """Return the runs that a name means: an id, a calculation, some labels, or a stage.
+
+        Labels are written ``direction=forward,seed=2``; fields may have their name in the spec too
+        (``structure.stacking=AA``). A stage, or at least eight digits of its id, means the runs that use it.
 
         Raises
         ------
@@ -296,6 +310,8 @@ class Plan:
             It names a calculation or a label that is not there.
         """
         head, slash, tail = text.strip().partition("/")
+        if _STAGE.fullmatch(head) and head not in {calculation.name for calculation in self.calculations}:
+            return self._using(head)
         if not slash and "=" in head:
             head, tail = "", head
         calculations = self.calculations if not head else (self.calculation(head),)
@@ -309,6 +325,18 @@ class Plan:
                 )
             wanted[name.strip()] = value.strip()
         return tuple(run for calculation in calculations for run in _select(calculation, wanted))
+
+    def _using(self, prefix: str) -> tuple[Run, ...]:
+        found = {i for i, stage_id in enumerate(self.stages.ids) if stage_id.startswith(prefix)}
+        if len(found) != 1:
+            problem = "no stage has" if not found else f"{len(found)} stages have"
+            raise SpecError(f"{problem} an id that starts with {prefix!r}")
+        return tuple(
+            calculation.runs[number]
+            for calculation in self.calculations
+            for number, stages in enumerate(calculation.runs.stages)
+            if not found.isdisjoint(stages)
+        )
 
     def find(self, text: str) -> Run:
         """Find the one run that an id, or enough labels to tell it from all others, means.
@@ -332,11 +360,13 @@ class Plan:
 def _select(calculation: CalculationPlan, wanted: Mapping[str, str]) -> Iterator[Run]:
     """Select runs with all of the labels, by index, so that no other run is made."""
     allowed: dict[int, set[int]] = {}
-    known = {name: i for i, dim in enumerate(calculation.dimensions) for name in dim.coordinates}
-    for name, value in wanted.items():
-        if name not in known:
-            raise SpecError(f"{calculation.name} has no label {name!r}", hint=did_you_mean(name, known))
-        i = known[name]
+    known = {name: (i, name) for i, dim in enumerate(calculation.dimensions) for name in dim.coordinates}
+    keys = {key: known[name] for dim in calculation.dimensions for name, key in dim.keys.items()}
+    for given, value in wanted.items():
+        if given not in known and given not in keys:
+            hint = did_you_mean(given, {*known, *keys})
+            raise SpecError(f"{calculation.name} has no label {given!r}", hint=hint)
+        i, name = known.get(given) or keys[given]
         labels = calculation.dimensions[i].coordinates[name]
         hits = {n for n, label in enumerate(labels) if value in {label_text(label), str(label)}}
         allowed[i] = allowed.get(i, hits) & hits
@@ -406,30 +436,65 @@ def load_plan(path: Path) -> Plan:
         raise LedgerError(
             "no campaign here", where=str(path.parent), hint="start one with `campaign run SPEC --dir DIR`"
         ) from None
-    except ValueError:
-        raise LedgerError("damaged plan", where=str(path), hint="`campaign run` writes it anew") from None
+    except (ValueError, RecursionError):
+        raise LedgerError("damaged plan", where=str(path), hint=WRITTEN_ANEW) from None
+    if not isinstance(data, dict) or "format" not in data:
+        raise LedgerError("damaged plan", where=str(path), hint=WRITTEN_ANEW)
     if data.get("format") != FORMAT_VERSION:
         raise LedgerError(
             f"format {data.get('format')} is unknown to this version, which reads {FORMAT_VERSION}",
             where=str(path),
         )
+    try:
+        with garbage_collection_paused():
+            return _plan(data)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise LedgerError("damaged plan", where=str(path), hint=WRITTEN_ANEW) from None
+
+
+def _plan(data: Mapping[str, Any]) -> Plan:
     columns = data["stages"]
-    with garbage_collection_paused():
-        stages = StageTable(
-            ids=columns["ids"].split(),
-            classes=[StageClass(**raw) for raw in columns["classes"]],
-            which=columns["which"],
-            needs=_rows(columns["needs"]),
-        )
-        calculations = tuple(_calculation(raw, stages) for raw in data["calculations"])
+    stages = StageTable(
+        ids=columns["ids"].split(),
+        classes=[StageClass(**raw) for raw in columns["classes"]],
+        which=columns["which"],
+        needs=_rows(columns["needs"]),
+    )
     return Plan(
         campaign=data["campaign"],
         description=data["description"],
         seed=data["seed"],
         spec_sha256=data["spec_sha256"],
-        calculations=calculations,
+        calculations=tuple(_calculation(raw, stages) for raw in data["calculations"]),
         stages=stages,
     )
+
+
+def read_status(path: Path) -> dict[str, Any] | None:
+    """Read ``status.json``; None where no driver has run yet.
+
+    Raises
+    ------
+    LedgerError
+        It is damaged.
+    """
+    try:
+        status = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError):
+        status = None
+    whole = (
+        isinstance(status, dict)
+        and all(isinstance(status.get(name), kind) for name, kind in _STATUS.items())
+        and all(isinstance(states, str) for states in status["states"].values())
+        and all(isinstance(failure, dict) for failure in status["failed"].values())
+        and "state" in status["driver"]
+    )
+    if not whole:
+        raise LedgerError("damaged status", where=str(path), hint=WRITTEN_ANEW)
+    found: dict[str, Any] = status
+    return found
 
 
 @contextmanager
@@ -450,6 +515,7 @@ def _calculation(raw: Mapping[str, Any], stages: StageTable) -> CalculationPlan:
             name=dimension["name"],
             coordinates={name: tuple(labels) for name, labels in dimension["coordinates"].items()},
             units=dimension["units"],
+            keys=dimension.get("keys", {}),
         )
         for dimension in raw["dimensions"]
     )

@@ -17,7 +17,7 @@ from campaign.axes import SEED, AxesSpec, Axis, parse_axes
 from campaign.document import Document, Path_, Problems, did_you_mean, read_document
 from campaign.engines import base as engines
 from campaign.errors import SpecError
-from campaign.fields import field_paths, names_at, spec_schema
+from campaign.fields import field_paths, list_length, names_at, spec_schema
 from campaign.protocols import base as protocols
 from campaign.quantities import Count, Settings
 
@@ -156,7 +156,10 @@ def validation_problems(
 ) -> Iterator[ValidationProblem]:
     """Translate pydantic's errors in ``data``; ``schema`` is the JSON Schema of the model."""
     seen: set[Path_] = set()
-    for found in error.errors(include_url=False):
+    misspelt: set[tuple[Path_, str | None]] = set()  # with what each was meant to be, which then is missing
+    # Unknown keys come first, so that what is missing because of one is not told too.
+    errors = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    for found in errors:
         path = _path_in(data, found["loc"])
         if path in seen:
             continue  # another branch of the same union
@@ -164,10 +167,16 @@ def validation_problems(
         name = ".".join(str(part) for part in path)
         if found["type"] == "extra_forbidden":
             hint = did_you_mean(str(path[-1]), names_at(schema, path[:-1]))
+            misspelt.add((path[:-1], hint))
             if path == (SEED,):
                 hint = "seed is an axis: axes: {seed: {count: 4}}"
             yield ValidationProblem(path, f"unknown key {path[-1]!r}", hint, key=True)
+        elif found["type"] == "missing" and isinstance(found["loc"][-1], int):
+            length = list_length(schema, path)
+            yield ValidationProblem(path, f"{name} needs {length} values, not {len(found['input'])}")
         elif found["type"] == "missing":
+            if (path[:-1], did_you_mean(str(path[-1]), [str(path[-1])])) in misspelt:
+                continue
             yield ValidationProblem(path[:-1], f"{name} is missing", key=True)
         elif found["type"] == "string_pattern_mismatch":
             message = (
@@ -177,7 +186,7 @@ def validation_problems(
         else:
             several = found["type"] in {"value_error", "assertion_error"}
             yield ValidationProblem(
-                path, _sentence(name, found), _choice_hint(found), of_several_fields=several
+                path, _sentence(name, found), _value_hint(found), of_several_fields=several
             )
 
 
@@ -186,8 +195,9 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
     message = str(found["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
     if found["type"] in {"too_short", "too_long"}:
         least = found["type"] == "too_short"
-        bound = f"at least {found['ctx']['min_length']}" if least else f"at most {found['ctx']['max_length']}"
-        return f"{subject} should have {bound} entries, not {found['ctx']['actual_length']}"
+        number = found["ctx"]["min_length" if least else "max_length"]
+        bound = f"at {'least' if least else 'most'} {number} {'entry' if number == 1 else 'entries'}"
+        return f"{subject} should have {bound}, not {found['ctx']['actual_length']}"
     if not message.startswith("Input should be "):
         return f"{subject}: {message[:1].lower()}{message[1:]}"
     wanted = _PLAIN_WORDS.get(found["type"]) or message.removeprefix("Input should be ")
@@ -196,7 +206,9 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
     return f"{subject} should be {wanted}{shown}"
 
 
-def _choice_hint(found: Mapping[str, Any]) -> str | None:
+def _value_hint(found: Mapping[str, Any]) -> str | None:
+    if found["type"] == "string_type" and isinstance(found["input"], bool | int | float):
+        return "put it in quotes"
     if found["type"] not in {"literal_error", "enum"} or not isinstance(found["input"], str):
         return None
     choices = str(found["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")

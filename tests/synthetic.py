@@ -23,6 +23,14 @@ AXES = """
       seed: {count: 4}
 """
 
+SNAPSHOT = {
+    "driver": {"state": "finished"},
+    "updated": "2026-11-22T10:00:00+00:00",
+    "states": {},
+    "failed": {},
+}
+"""What every snapshot of a driver holds."""
+
 SETTINGS: Mapping[str, Any] = {
     "bath_offset_K": 100,
     "timestep_fs": 1.0,
@@ -183,6 +191,8 @@ def make_campaign(
 
     Parameters
     ----------
+    status
+        Content of ``status.json`` beside `SNAPSHOT`; None: no driver has run.
     results
         Reduced dataset of each finished run, by run id.
     stored
@@ -200,5 +210,5 @@ def make_campaign(
             store.append(runs[run_id].calculation, [row(layout, runs[run_id])])
         store.flush()
     if status is not None:
-        write_atomic(layout.status, json.dumps(status), durable=False)
+        write_atomic(layout.status, json.dumps(SNAPSHOT | dict(status)), durable=False)
     return layout

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -292,12 +293,14 @@ def test_storage_counts_where_it_is_large_and_told_from_zero() -> None:
 
 def test_few_runs_are_not_judged_by_chance() -> None:
     drifting = sum(
-        int((ensemble_checks(ensemble(n=2, seed=seed))["steady_state"] == "not steady").sum())
+        int((ensemble_checks(ensemble(n=4, seed=seed))["steady_state"] == "not steady").sum())
         for seed in range(50)
     )
-    assert drifting == 0  # a plain mean over error would mark one in six of these 200
-    checks = ensemble_checks(ensemble(n=1))
+    assert drifting == 0  # a plain mean over error would mark one in 36 of these 200
+    checks = ensemble_checks(ensemble(n=3))
     assert (checks["steady_state"] == "too few runs").all()
+    assert np.isnan(checks["heat_flow_drift_z"]).all()
+    assert np.isnan(rectification(ensemble(n=3))["z"]).all()
 
 
 def test_convergence_ends_at_the_mean_of_all_runs() -> None:
@@ -330,9 +333,18 @@ def test_rectification_compares_the_directions() -> None:
 def test_published_values_are_compared_by_standard_errors() -> None:
     error = PUBLISHED_ITC["tersoff-lj"].standard_error
     assert error == pytest.approx(4.14, abs=0.01)
-    assert compare_with_published(230.0, 10.0, "tersoff-lj") == pytest.approx(-20.7 / math.hypot(10, error))
+    many = compare_with_published(230.0, 10.0, "tersoff-lj", n=10**6)
+    assert many == pytest.approx(-20.7 / math.hypot(10, error), rel=1e-4)
     with pytest.raises(KeyError):
-        compare_with_published(1.0, 1.0, "made-up")
+        compare_with_published(1.0, 1.0, "made-up", n=8)
+
+
+def test_few_runs_make_a_large_ratio_less_improbable() -> None:
+    assert math.isnan(compare_with_published(129.0, 23.0, "tersoff-lj", n=3))
+    plain = (129.0 - 250.7) / math.hypot(23.0, PUBLISHED_ITC["tersoff-lj"].standard_error)
+    z = compare_with_published(129.0, 23.0, "tersoff-lj", n=4)
+    assert plain < -5
+    assert math.erfc(-z / math.sqrt(2)) == pytest.approx(2 * scipy.stats.t.sf(-plain, 3))
 
 
 @pytest.mark.parametrize("potential", ["nep", "tersoff-lj"])

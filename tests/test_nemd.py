@@ -131,10 +131,10 @@ def _layers(lower: int, upper: int, cells: tuple[int, int] = (5, 3), **more: Any
 @pytest.mark.parametrize(
     ("change", "where", "words"),
     [
-        ({"structure": _layers(3, 4)}, "thermostat_layers", "1 frozen and 2 thermostatted"),
-        ({"structure": _layers(5, 2)}, "thermostat_layers", "leave no free layer"),
-        ({"structure": _layers(5, 1)}, "thermostat_layers", "reach across"),
-        ({"frozen_layers": 3}, "thermostat_layers", "5 layers of hbn"),
+        ({"structure": _layers(3, 4)}, "structure.lower.layers", "1 frozen and 2 thermostatted"),
+        ({"structure": _layers(5, 2)}, "structure.upper.layers", "leave no free layer"),
+        ({"structure": _layers(5, 1)}, "structure.upper.layers", "reach across"),
+        ({"frozen_layers": 3}, "structure.lower.layers", "5 layers of hbn"),
         ({"bath_offset_K": 300.0}, "bath_offset_K", "0 K"),
         ({"temperature_K": 20.0}, "bath_offset_K", "-80 K"),
         ({"production_ps": 0.45}, "production_ps", "10 sampling intervals"),

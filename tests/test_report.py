@@ -7,14 +7,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import campaign
 from campaign.analysis import compare_with_published, ensemble_mean
-from campaign.errors import LedgerError
+from campaign.errors import FailureClass, LedgerError
 from campaign.layout import Layout
+from campaign.ledger import Holder, Ledger
+from campaign.plan import Plan, StageSummary
 from campaign.report import write_report
 from campaign.report.ensemble import Ensemble, load_ensemble, with_error
-from campaign.report.tables import checks, grid, headline, remarks, steady_state
+from campaign.report.figures import axis_limits
+from campaign.report.tables import (
+    checks,
+    grid,
+    headline,
+    remarks,
+    stacking_note,
+    steady_state,
+    structure_note,
+)
 from tests.synthetic import make_campaign, nemd_result, plan_spec
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -123,10 +135,13 @@ def test_headline_shows_the_ensembles_numbers(tmp_path: Path) -> None:
         float(mean["itc_mean_of_runs"]), float(mean["itc_standard_deviation_of_runs"])
     )
     assert forward.published == "250.7 ± 4.1"
-    assert forward.z == f"{compare_with_published(value, error, 'tersoff-lj'):+.1f}"
+    assert forward.z == both.z == "not comparable: build-up of 4 ps"
+    assert backward.ratio == "not resolved"
+    assert backward.interval == "-"
+    assert backward.paper.startswith("run: ")
+    assert (both.n_flagged, forward.n_flagged, backward.n_flagged) == (1, 1, 0)
     assert (forward.n, forward.n_excluded, forward.n_missing) == (3, 1, 0)
     assert (backward.n, backward.n_excluded, backward.n_missing) == (1, 0, 3)
-    assert backward.z == ""
     assert (both.title, both.pooled, both.n, both.n_missing) == ("both directions", True, 4, 3)
 
 
@@ -149,13 +164,111 @@ def test_grid_checks_and_remarks_tell_every_run(tmp_path: Path) -> None:
     ensemble = ensemble_of(tmp_path)
     cells = [[state for state, _, _ in row.cells] for row in grid(ensemble)]
     assert cells == [["excluded", "done", "done", "done"], ["done", "pending", "failed", "running"]]
-    passed = {row.name: (row.severity, row.passed, row.not_passed) for row in checks(ensemble)}
-    assert passed == {"closure": ("gate", 5, 0), "balance": ("gate", 4, 1), "jump resolved": ("flag", 4, 1)}
+    closure, balance, jump = checks(ensemble)
+    assert [row.name for row in (closure, balance, jump)] == ["closure", "balance", "jump resolved"]
+    assert [row.severity for row in (closure, balance, jump)] == ["gate", "gate", "flag"]
+    assert [row.outcome for row in (closure, balance, jump)] == [
+        "passed: 5 of 5",
+        "passed: 4 of 5",
+        "raised: 1 of 5",
+    ]
+    assert jump.limit == "at least 5"
+    assert jump.measured == "3 to 20"
+    assert balance.limit.startswith("at most ")
+    assert balance.limit.endswith(" eV/ps")
+    assert balance.measured.endswith(" eV/ps")
+    assert all(row.meaning for row in (closure, balance, jump))
     found, number = remarks(ensemble)
     assert [remark.state for remark in found] == ["failed", "excluded", "flag"]
     assert number == 3
     verdicts = {row.title: row.verdict for row in steady_state(ensemble)}
-    assert verdicts == {"forward": "steady", "backward": "too few runs"}
+    too_few = "fewer than 4 runs"
+    assert verdicts == {"both directions": "steady within errors", "forward": too_few, "backward": too_few}
+
+
+def many(random: np.random.Generator, plan: Plan, **changes: Any) -> dict[str, xr.Dataset]:
+    return {run.id: nemd_result(random).assign(**changes) for run in plan.runs}
+
+
+LONG = """
+    axes:
+      build_up_ps: [100, 200]
+      seed: {count: %d}
+"""
+
+
+def test_z_needs_runs_and_a_build_up_that_outlasts_the_start(tmp_path: Path) -> None:
+    for count in (3, 4):
+        root = tmp_path / str(count)
+        plan = plan_spec(root, LONG % count)
+        make_campaign(root, plan, many(np.random.default_rng(1), plan))
+        ensemble = ensemble_of(root)
+        first, _ = headline(ensemble)
+        mean = ensemble.conditions[0].mean
+        if count == 3:
+            assert first.z == "fewer than 4 runs"
+            continue
+        value, error = float(mean["itc"]), float(mean["itc_standard_error"])
+        assert first.z == f"{compare_with_published(value, error, 'tersoff-lj', n=4):+.1f}"
+        assert "540 atoms in 5 and 4 layers of 1.3 nm², of one stacking" in structure_note(ensemble)
+        assert "307,828 atoms" in structure_note(ensemble)
+
+
+def test_the_published_cell_is_not_called_another_one(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    make_campaign(tmp_path, plan, many(np.random.default_rng(1), plan, number_of_atoms=307_828))
+    assert structure_note(ensemble_of(tmp_path)) == ""
+
+
+def test_stored_heat_is_shown_where_it_is_no_noise(tmp_path: Path) -> None:
+    for stored, shown in ((0.0, "none seen"), (-0.5, "-50")):
+        root = tmp_path / str(stored)
+        plan = plan_spec(root)
+        random = np.random.default_rng(2)
+        results = many(random, plan)
+        for result in results.values():
+            noise = 0.02 * (1 if len(result) % 2 else -1) * random.normal()
+            result["storage_rate"] = result["heat_flow"] * (stored + noise)
+        make_campaign(root, plan, results)
+        both, *_ = steady_state(ensemble_of(root))
+        assert both.storage.startswith(shown)
+
+
+def test_slid_layers_are_told(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    results = many(np.random.default_rng(1), plan, flags="stacking_kept", final_stacking="DW")
+    make_campaign(tmp_path, plan, results)
+    note = stacking_note(ensemble_of(tmp_path))
+    assert "DW 8" in note
+    assert "domain wall" in note
+    assert "8 of 8 runs have left the stacking of their label" in note
+
+
+def test_an_unbounded_interval_does_not_stretch_the_axis(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path, "\n    axes:\n      seed: {count: 3}\n")
+    random = np.random.default_rng(0)
+    results = {run.id: nemd_result(random) for run in plan.runs}
+    for jump, result in zip((50.0, 60.0, 110.0), results.values(), strict=True):
+        result["area_temperature_jump"] = result["area_temperature_jump"] * 0 + 1.3 * jump
+        result["itc"] = result["transmitted_power"] / result["area_temperature_jump"]
+    make_campaign(tmp_path, plan, results)
+    (condition,) = ensemble_of(tmp_path).conditions
+    left, right = axis_limits([condition])
+    assert float(condition.mean["itc_upper"]) > right
+    values = condition.runs["itc"].values
+    assert left < values.min()
+    assert right < 1.5 * max(values.max(), 255)
+
+
+def test_attempts_of_the_ledger_are_counted(tmp_path: Path) -> None:
+    layout = fill(tmp_path)
+    with Ledger.open(layout) as ledger:
+        ledger.acquire(Holder.this_process())
+        ledger.register([StageSummary("ab" * 16, "build", "nemd", None, (), 1, 0, None, 1, {})])
+        (attempt,) = ledger.begin([("ab" * 16, "slot")])
+        ledger.fail(attempt, FailureClass.PHYSICS, "broke", again=True)
+        ledger.begin([("ab" * 16, "slot")])
+    assert "1 failed (physics), 1 running (all that the ledger has)" in read(write_report(tmp_path)).text
 
 
 @pytest.mark.parametrize("axes", ["\n", "\n    axes:\n      seed: [1]\n", None])

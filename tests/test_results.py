@@ -18,7 +18,7 @@ from campaign.layout import Layout
 from campaign.plan import Plan
 from campaign.results import Campaign
 from campaign.store import Store, Table
-from tests.synthetic import commit_result, make_campaign, nemd_result, plan_spec, row
+from tests.synthetic import SNAPSHOT, commit_result, make_campaign, nemd_result, plan_spec, row
 
 SWEEP = """
     axes:
@@ -168,7 +168,7 @@ def test_every_cell_has_a_state_and_a_reason(tmp_path: Path, random: np.random.G
     assert "<td>nemd</td>" in opened._repr_html_()
 
     status["driver"] = {"state": "stopped"}
-    layout.status.write_text(json.dumps(status))
+    layout.status.write_text(json.dumps(SNAPSHOT | status))
     os.utime(layout.status, ns=(1, 1))
     assert opened.results["nemd"].ds["state"].values[0, 2] == "pending"
 
@@ -190,7 +190,7 @@ def test_before_anything_is_done(tmp_path: Path) -> None:
 def test_results_follow_a_running_campaign(tmp_path: Path, random: np.random.Generator) -> None:
     plan = plan_spec(tmp_path)
     first, second, *_ = plan.runs
-    layout = make_campaign(tmp_path, plan, {first.id: nemd_result(random)}, status={"driver": {}})
+    layout = make_campaign(tmp_path, plan, {first.id: nemd_result(random)}, status={})
     opened = campaign.open(tmp_path)
     before = opened.results
     assert opened.results is before

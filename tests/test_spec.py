@@ -148,20 +148,20 @@ BAD: dict[str, tuple[str, str]] = {
     ),
     "unknown potential": (
         swap(SETTINGS, "{temperature_K: 300, potential: foo}"),
-        "5:47: unknown potential 'foo' (in direction=forward); use tersoff-lj",
+        "5:47: unknown potential 'foo'; use tersoff-lj",
     ),
     "bad name": (swap("campaign: demo", "campaign: a/b"), "1:11: 'a/b' should be letters, digits, - and _"),
     # missing
     "no campaign": (swap("campaign: demo\n", ""), "1:1: campaign is missing"),
     "no calculations": (
         "campaign: demo\ncalculations: {}\n",
-        "2:15: calculations should have at least 1 entries, not 0",
+        "2:15: calculations should have at least 1 entry, not 0",
     ),
     "missing setting": (swap(SETTINGS, "{}"), "5:5: temperature_K is missing"),
     # rules of the protocol
     "rule about a setting": (
         swap(SETTINGS, "{temperature_K: 300, frozen_layers: [7]}"),
-        "5:51: frozen layers must be in the lower side (in direction=forward)",
+        "5:51: frozen layers must be in the lower side",
     ),
     "rule about an axis value": (
         swap(DIRECTION, "structure.upper.layers: [3, 9]"),

@@ -10,6 +10,8 @@ result whose mean over runs is a ratio of means, weighted by ``window`` where wi
 """
 
 from campaign.analysis.checks import (
+    MEMORY_PS,
+    MINIMUM_RUNS,
     PUBLISHED_ITC,
     PublishedValue,
     compare_with_published,
@@ -20,6 +22,8 @@ from campaign.analysis.checks import (
 from campaign.analysis.mean import CampaignAccessor, ensemble_mean
 
 __all__ = [
+    "MEMORY_PS",
+    "MINIMUM_RUNS",
     "PUBLISHED_ITC",
     "CampaignAccessor",
     "PublishedValue",

@@ -26,18 +26,29 @@ from campaign.physics.transport import additional_build_up
 
 STEADY_LIMIT = 4.0
 """|z| of a drift from which a condition is not steady."""
+MINIMUM_RUNS = 4
+"""Runs that a z needs: the error of fewer is itself too uncertain to divide by."""
+MEMORY_PS = 100.0
+"""Build-up in ps from which on a conductance may be compared with a published one.
+
+Layers of small cells exchange so little heat that they keep the energy they start with for 100 to 200 ps. A
+shorter build-up measures the start: 0 or 100 % of preheating doubles or halves the conductance, and no drift
+within a short window shows it.
+"""
 STORAGE_LIMIT = 0.1
 """Part of the heat flow that a steady condition may store; counts only where it is told from zero."""
 
 
 @dataclass(frozen=True)
 class PublishedValue:
-    """A published conductance in MW m^-2 K^-1: mean and sample deviation of ``n`` runs."""
+    """A published conductance in MW m^-2 K^-1: mean and sample deviation of ``n`` runs, and their model."""
 
     mean: float
     standard_deviation: float
     n: int
     source: str
+    number_of_atoms: int = 307_828
+    structure: str = "13 h-BN and 12 graphene layers of 329 nm², with a whole moire"
 
     @property
     def standard_error(self) -> float:
@@ -55,10 +66,13 @@ PUBLISHED_ITC: Mapping[str, PublishedValue] = MappingProxyType(
 """Graphene/h-BN at 300 K by potential. Two of the published Tersoff+ILP runs are identical to all digits."""
 
 
-def compare_with_published(itc: float, standard_error: float, potential: str) -> float:
-    """Return ``z = (G - G_published) / sqrt(SE^2 + SE_published^2)`` for graphene/h-BN at 300 K.
+def compare_with_published(itc: float, standard_error: float, potential: str, *, n: int) -> float:
+    """Compare a conductance of ``n`` runs with the published one, for graphene/h-BN at 300 K.
 
-    Standard errors, never spreads: at the paper's size the spread is structural, at ours thermal.
+    ``(G - G_published) / sqrt(SE^2 + SE_published^2)``, taken as Student's t of ``n - 1`` degrees of freedom
+    (fewer than there are, as the published error adds its own) and returned as the equally improbable normal
+    deviate ``z``; NaN for fewer than `MINIMUM_RUNS`. Standard errors, never spreads: at the paper's size the
+    spread is structural, at ours thermal. Build-ups shorter than `MEMORY_PS` are not to be compared.
 
     Raises
     ------
@@ -66,7 +80,10 @@ def compare_with_published(itc: float, standard_error: float, potential: str) ->
         Nothing is published for this potential (`PUBLISHED_ITC`).
     """
     published = PUBLISHED_ITC[potential]
-    return z_score(itc, standard_error, published.mean, published.standard_error)
+    if n < MINIMUM_RUNS:
+        return math.nan
+    t = z_score(itc, standard_error, published.mean, published.standard_error)
+    return float(normal_equivalent(t, n - 1))
 
 
 def ensemble_checks(dataset: xr.Dataset, dim: str | Iterable[str] = "seed") -> xr.Dataset:
@@ -74,8 +91,8 @@ def ensemble_checks(dataset: xr.Dataset, dim: str | Iterable[str] = "seed") -> x
 
     For each pair of variables ``x_first_half``, ``x_second_half``: ``x_drift`` (second minus first, mean over
     runs), ``x_drift_standard_error`` from its spread, and ``x_drift_z``, their ratio as the equally
-    improbable normal deviate (of few runs a plain ratio is wide). ``storage_fraction`` is the mean of
-    ``storage_rate`` over the mean of ``heat_flow``.
+    improbable normal deviate (of few runs a plain ratio is wide); NaN for fewer than `MINIMUM_RUNS`.
+    ``storage_fraction`` is the mean of ``storage_rate`` over the mean of ``heat_flow``.
 
     ``steady_state`` is ``"steady"``, ``"not steady"`` (a drift of |z| >= 4, or storage of more than 10 % of
     the heat flow at |z| >= 4) or ``"too few runs"``; a condition is marked as a whole.
@@ -108,7 +125,8 @@ def ensemble_checks(dataset: xr.Dataset, dim: str | Iterable[str] = "seed") -> x
         output["storage_z"] = labelled(z, kept, "1", "normal deviate of the storage rate")
         worst = np.fmax(worst, np.where(np.abs(fraction) > STORAGE_LIMIT, np.abs(z), 0.0))
     steady = worst < STEADY_LIMIT
-    verdict = np.where(output["n"].to_numpy() > 1, np.where(steady, "steady", "not steady"), "too few runs")
+    enough = output["n"].to_numpy() >= MINIMUM_RUNS
+    verdict = np.where(enough, np.where(steady, "steady", "not steady"), "too few runs")
     output["steady_state"] = labelled(verdict, kept, "1", "verdict on the steady state")
     if "window" in data:
         window, _ = ensemble.moments(data["window"])
@@ -160,6 +178,9 @@ def rectification(
 ) -> xr.Dataset:
     """Compare both directions of the heat flow: ratio of means of each, their difference and its ``z``.
 
+    ``z`` is the difference over its error as a normal deviate, by Student's t with the degrees of freedom of
+    the direction with fewer runs; NaN where that has fewer than `MINIMUM_RUNS`.
+
     Forward and backward runs of one seed share their equilibration. That can only make them more alike, so
     the error, which takes them as independent, is on the safe side.
 
@@ -176,8 +197,12 @@ def rectification(
         {d: mean[name].sel(direction=d, drop=True) for d in ("forward", "backward")}
         for name in (result, f"{result}{ERROR}")
     )
+    forward, backward = (mean["n"].sel(direction=d, drop=True) for d in ("forward", "backward"))
+    runs = forward.where(forward < backward, backward)
     difference = value["forward"] - value["backward"]
     difference_error = (error["forward"] ** 2 + error["backward"] ** 2) ** 0.5
+    deviate = normal_equivalent(difference / difference_error, np.maximum(runs - 1, 1))
+    z = difference.copy(data=deviate).where(runs >= MINIMUM_RUNS)
     output = {
         f"{result}_forward": (value["forward"], units, f"{label}, forward"),
         f"{result}_forward{ERROR}": (error["forward"], units, f"standard error of the {label}, forward"),
@@ -189,7 +214,7 @@ def rectification(
             units,
             f"standard error of the {label}, difference",
         ),
-        "z": (difference / difference_error, "1", "forward minus backward over its standard error"),
+        "z": (z, "1", "normal deviate of: forward minus backward"),
     }
     variables = {
         name: array.assign_attrs(units=unit, long_name=text) for name, (array, unit, text) in output.items()
@@ -198,7 +223,8 @@ def rectification(
 
 
 def _deviate(moments: Moments) -> Floats:
-    """Mean over its standard error as a normal deviate; 0 for no drift, NaN for fewer than two runs."""
+    """Mean over its standard error as a normal deviate; 0 for no drift, NaN for too few runs."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(moments.mean == 0, 0.0, moments.mean / moments.standard_error)
-    return np.where(moments.n > 1, normal_equivalent(ratio, np.maximum(moments.n - 1, 1)), np.nan)
+    deviate = normal_equivalent(ratio, np.maximum(moments.n - 1, 1))
+    return np.where(moments.n >= MINIMUM_RUNS, deviate, np.nan)

@@ -8,14 +8,16 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from campaign.errors import CampaignError, ExitCode, LedgerError
+from campaign.errors import CampaignError, ExitCode, LedgerError, Location, ResourceError, SpecError
 from campaign.layout import Layout
 
 app = typer.Typer(
@@ -28,6 +30,9 @@ app = typer.Typer(
 )
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+TRACEBACK = "CAMPAIGN_TRACEBACK"
+"""Environment variable: if it is set, tracebacks are shown."""
 
 SpecArgument = Annotated[
     Path, typer.Argument(metavar="SPEC", help="The campaign's YAML file.", show_default=False)
@@ -62,21 +67,31 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except CampaignError as error:
-        err.print(f"campaign: {error}", style="red", markup=False)
-        raise SystemExit(error.exit_code) from None
+        # An error in a file starts with the file's name, as editors want it.
+        prefix = "" if isinstance(error.where, Location) else "campaign: "
+        _end(f"{prefix}{error}", error.exit_code)
     except KeyboardInterrupt:
-        err.print("campaign: interrupted", markup=False)
-        raise SystemExit(ExitCode.INTERRUPTED) from None
+        _end("campaign: interrupted", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         # `campaign status | head`: the reader has gone, nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(ExitCode.OK) from None
-    except (
-        Exception
-    ):  # a bug of ours: its traceback is wanted, and an exit code that tells it from failed runs
+    except OSError as error:
+        place = error.filename2 or error.filename
+        where = "" if place is None else f"{place}: "
+        _end(f"campaign: {where}{error.strerror or error}", ExitCode.RESOURCE)
+    except Exception as error:  # a bug of ours, with an exit code that tells it from failed runs
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        hint = f"what was finished is kept; set {TRACEBACK}=1 to see where it happened"
+        _end(f"campaign: this is a bug of campaign: {what}; {hint}", ExitCode.INTERNAL)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """Print the message of the exception that is being handled, and end."""
+    if os.environ.get(TRACEBACK):
         traceback.print_exc()
-        err.print("campaign: this is a bug of campaign; what was finished is kept", style="red", markup=False)
-        raise SystemExit(ExitCode.INTERNAL) from None
+    err.print(message, style="red", markup=False)
+    raise SystemExit(code) from None
 
 
 @app.callback(invoke_without_command=True)
@@ -93,20 +108,35 @@ def _version(
 def campaign_layout(directory: Path | None) -> Layout:
     """Layout of an existing campaign directory, found where a user would expect it."""
     if directory is None:
-        candidates = [path.parent for path in Path("campaigns").glob("*/campaign.json")]
-        if Path("campaign.json").exists():
-            directory = Path()
-        elif len(candidates) == 1:
-            directory = candidates[0]
-        else:
+        candidates = _campaigns_here()
+        if len(candidates) != 1:
             names = ", ".join(sorted(str(path) for path in candidates)) or "none in campaigns/"
             raise LedgerError("which campaign?", hint=f"name its directory; found: {names}")
+        (directory,) = candidates
     layout = Layout(directory)
     if not layout.identity.exists():
         raise LedgerError(
             "no campaign here", where=str(directory), hint="`campaign run SPEC --dir DIR` makes one"
         )
     return layout
+
+
+def _campaigns_here() -> list[Path]:
+    if Path("campaign.json").exists():
+        return [Path()]
+    return [path.parent for path in Path("campaigns").glob("*/campaign.json")]
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say which file of the user's cannot be written, and not which temporary one beside it."""
+    if path.is_dir():
+        raise SpecError("is a directory", where=str(path), hint="name a file")
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot be written: {error.strerror or error}"
+        raise ResourceError(message, where=str(path), hint="choose another place") from None
 
 
 @app.command()
@@ -116,12 +146,16 @@ def init(
     """Write a commented template of a spec."""
     from campaign.cli.specs import write_template
 
-    write_template(path)
+    with _writing(path):
+        write_template(path)
 
 
 @app.command()
 def check(spec: SpecArgument, yes: YesOption = False, json_: JsonOption = False) -> None:
-    """Check a spec: every error with its line and column; nothing is run."""
+    """Check a spec; nothing is run.
+
+    Every error is told with its line and column.
+    """
     from campaign.cli.specs import check_spec
 
     check_spec(spec, yes=yes, as_json=json_)
@@ -131,7 +165,10 @@ def check(spec: SpecArgument, yes: YesOption = False, json_: JsonOption = False)
 def plan(
     spec: SpecArgument, directory: DirectoryOption = None, yes: YesOption = False, json_: JsonOption = False
 ) -> None:
-    """Show what would run, what is reused and why not, and what it costs; nothing is run."""
+    """Show what would run, and what it costs.
+
+    Also what is reused, and why the rest is not. Nothing is run.
+    """
     from campaign.cli.specs import plan_spec
 
     plan_spec(spec, directory, yes=yes, as_json=json_)
@@ -149,19 +186,31 @@ def run(  # noqa: PLR0917 - one parameter for each option
     yes: YesOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Make or continue a campaign: run what is missing, then show the result and write the report."""
+    """Make or continue a campaign.
+
+    Runs what is missing, then shows the result and writes the report.
+    """
     from campaign.cli.run import run_spec
     from campaign.cli.specs import plan_spec
 
     if dry_run:
         plan_spec(spec, directory, yes=yes, as_json=json_)
         return
+    cores = len(os.sched_getaffinity(0))
+    if (workers or 1) * threads > cores:
+        from campaign.cli.text import plural
+
+        what = f"{plural(workers or 1, 'worker')} of {plural(threads, 'thread')}"
+        err.print(f"campaign: {what} on {plural(cores, 'core')}: slow", style="yellow", markup=False)
     raise typer.Exit(run_spec(spec, directory, workers=workers, threads=threads, yes=yes, as_json=json_))
 
 
 @app.command()
 def status(directory: DirectoryArgument = None, json_: JsonOption = False) -> None:
-    """Show the states of all runs as a grid, and the failures by class."""
+    """Show the states of all runs, and the failures.
+
+    The states are shown as a grid, the failures by class.
+    """
     from campaign.cli.inspection import show_status
 
     show_status(campaign_layout(directory), as_json=json_)
@@ -175,7 +224,10 @@ def why(
     directory: DirectoryArgument = None,
     json_: JsonOption = False,
 ) -> None:
-    """Tell all about one run: settings, attempts, where, how long, the error, the log, what to type next."""
+    """Tell all about one run.
+
+    Its settings and attempts, where and how long they ran, the error, the log, and what to type next.
+    """
     from campaign.cli.inspection import show_why
 
     show_why(campaign_layout(directory), run_, as_json=json_)
@@ -193,7 +245,10 @@ def retry(
         Path | None, typer.Option("--dir", help="The campaign's directory.", show_default=False)
     ] = None,
 ) -> None:
-    """Ask for failed runs to be tried again: by a running driver, else by the next `campaign run`."""
+    """Ask for failed runs to be tried again.
+
+    A running driver does it at once, else the next `campaign run`.
+    """
     from campaign.cli.requests import request_retry
 
     request_retry(campaign_layout(directory), what)
@@ -204,7 +259,10 @@ def stop(
     directory: DirectoryArgument = None,
     wait: Annotated[bool, typer.Option(help="Wait until the driver has ended.")] = True,
 ) -> None:
-    """Ask the running driver to end; what is finished is kept, `campaign run` goes on."""
+    """Ask the running driver to end.
+
+    What is finished is kept; `campaign run` goes on from there.
+    """
     from campaign.cli.requests import request_stop
 
     request_stop(campaign_layout(directory), wait=wait)
@@ -212,11 +270,16 @@ def stop(
 
 @app.command()
 def report(directory: DirectoryArgument = None) -> None:
-    """Write the HTML report of what there is so far, and print its path."""
+    """Write the HTML report, and print its path.
+
+    It shows what there is so far.
+    """
     layout = campaign_layout(directory)
     from campaign.report import write_report
 
-    out.print(str(write_report(layout.root)), markup=False)
+    with _writing(layout.report):
+        written = write_report(layout.root)
+    out.print(str(written), markup=False)
 
 
 @app.command()
@@ -228,7 +291,11 @@ def schema(
     """Write the JSON Schema of specs, for editors."""
     from campaign.cli.specs import write_schema
 
-    write_schema(path)
+    if path is None:
+        write_schema(None)
+        return
+    with _writing(path):
+        write_schema(path)
 
 
 @app.command()
@@ -236,7 +303,13 @@ def doctor(
     directory: DirectoryArgument = None,
     json_: JsonOption = False,
 ) -> None:
-    """Check this machine, and a campaign's directory: one line each, and what to do."""
+    """Check this machine, and a campaign's directory.
+
+    One line for each check, and what to do about it.
+    """
     from campaign.cli.doctor import examine
 
-    raise typer.Exit(examine(Path() if directory is None else directory, as_json=json_))
+    if directory is None:
+        candidates = _campaigns_here()
+        directory = candidates[0] if len(candidates) == 1 else None
+    raise typer.Exit(examine(directory, as_json=json_))

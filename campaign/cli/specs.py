@@ -5,16 +5,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-
 from campaign.cli.app import err, out
-from campaign.cli.inspection import duration
+from campaign.cli.directory import check_directory
+from campaign.cli.text import duration, fits, folded, make_table, plural
 from campaign.errors import SpecError
 from campaign.layout import Layout, write_atomic
 
 if TYPE_CHECKING:
-    from campaign.compare import PlanReport
+    from campaign.compare import CostRow, PlanReport
+    from campaign.plan import Plan
+
+FEW_CHANGES = 3
+INDENT = " " * 8
 
 SPEED_SOURCES = {
     "this campaign": "measured in this campaign",
@@ -62,25 +64,19 @@ def check_spec(path: Path, *, yes: bool, as_json: bool) -> None:
         json.dump(record, sys.stdout)
         sys.stdout.write("\n")
         return
-    runs = ", ".join(f"{name}: {count:,} runs" for name, count in counts.items())
-    out.print(f"{path}: good. {plan.campaign}: {runs}; {len(plan.stages):,} stages", markup=False)
+    runs = ", ".join(f"{name}: {plural(count, 'run')}" for name, count in counts.items())
+    out.print(f"{path}: good. {plan.campaign}: {runs}; {plural(len(plan.stages), 'stage')}", markup=False)
 
 
 def plan_spec(path: Path, directory: Path | None, *, yes: bool, as_json: bool) -> None:
     """Compare a spec with what its campaign has, and show what would run and what it costs."""
-    from campaign.compare import compare
-    from campaign.ledger import Ledger
-    from campaign.plan import load_plan, make_plan
+    from campaign.plan import make_plan
     from campaign.spec import load_spec
 
     plan, _ = make_plan(load_spec(path), allow_large=yes)
     layout = Layout(directory or Path("campaigns") / plan.campaign)
-    if layout.ledger.exists() and layout.plan.exists():
-        with Ledger.open(layout, read_only=True) as ledger:
-            committed = {stage_id for stage_id, state in ledger.states().items() if state == "done"}
-            report = compare(plan, load_plan(layout.plan), committed, speeds=ledger.speeds())
-    else:
-        report = compare(plan)
+    check_directory(layout, plan.campaign)
+    report = against_directory(plan, layout)
     if as_json:
         json.dump(report.to_json(), sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -88,45 +84,108 @@ def plan_spec(path: Path, directory: Path | None, *, yes: bool, as_json: bool) -
     _print_report(report, layout)
 
 
+def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":
+    """Compare a plan with what its campaign's directory has, if there is one."""
+    from campaign.compare import compare
+    from campaign.ledger import Ledger
+    from campaign.plan import load_plan
+
+    if not (layout.ledger.exists() and layout.plan.exists()):
+        return compare(plan)
+    with Ledger.open(layout, read_only=True) as ledger:
+        committed = {stage_id for stage_id, state in ledger.states().items() if state == "done"}
+        return compare(plan, load_plan(layout.plan), committed, speeds=ledger.speeds())
+
+
+def news(report: "PlanReport") -> str:
+    """``2 of 6 runs are done; 3 changed (production_ps: 2 -> 3), 1 new``."""
+    runs = report.runs
+    changes = [f"{change.field}: {change.old} -> {change.new}" for change in report.changes[:FEW_CHANGES]]
+    if len(report.changes) > FEW_CHANGES:
+        changes.append("...")
+    parts = [f"{runs.changed:,} changed ({', '.join(changes)})"] if runs.changed else []
+    parts += [f"{runs.new:,} new"] if runs.new else []
+    parts += [f"{runs.no_longer_wanted:,} no longer wanted"] if runs.no_longer_wanted else []
+    done = f"{runs.reused:,} of {plural(runs.total, 'run')} {'is' if runs.reused == 1 else 'are'} done"
+    return done + (f"; {', '.join(parts)}" if parts else "")
+
+
 def _print_report(report: "PlanReport", layout: Layout) -> None:
     runs, stages = report.runs, report.stages
     out.print(f"{report.campaign} in {layout.root}", style="bold", markup=False)
-    out.print(
-        f"runs    {runs.total:,}: {runs.reused:,} done, {runs.waiting:,} planned before and not done, "
-        f"{runs.changed:,} changed, {runs.new:,} new; {runs.no_longer_wanted:,} no longer wanted"
+    _entry(
+        f"runs    {runs.total:,}",
+        {
+            "done": runs.reused,
+            "planned before and not done": runs.waiting,
+            "changed": runs.changed,
+            "new": runs.new,
+            "no longer wanted": runs.no_longer_wanted,
+        },
     )
-    out.print(
-        f"stages  {stages.total:,}: {stages.reused:,} reused, {stages.to_compute:,} to compute; "
-        f"{stages.no_longer_wanted:,} committed and no longer wanted"
+    _entry(
+        f"stages  {stages.total:,}",
+        {
+            "reused": stages.reused,
+            "to compute": stages.to_compute,
+            "committed and no longer wanted": stages.no_longer_wanted,
+        },
     )
     for change in report.changes:
-        out.print(
-            f"changed {change.field}: {change.old} -> {change.new} "
-            f"in {change.runs:,} runs, such as {change.example}",
-            markup=False,
-        )
-    out.print(f"atoms   {_span(report.atoms)};  MD steps of a stage  {_span(report.steps)}")
-    table = Table("to compute", box=box.SIMPLE)
-    for name in ("stages", "atom-steps", "atom-step/s", "core-hours", "disk", "files"):
-        table.add_column(name, justify="right")
-    for row in report.cost:
-        speed = row.speed_atom_steps_per_s
-        table.add_row(
-            " ".join(filter(None, (row.kind, row.potential))),
-            f"{row.stages:,}",
-            f"{row.atom_steps:.2e}" if row.atom_steps else "",
-            f"{speed:.1e}" if speed else "",
-            "?" if row.core_hours is None else f"{row.core_hours:.3g}",
-            _bytes(row.disk_bytes),
-            f"{row.files:,}",
-        )
-    out.print(table)
+        text = f"changed {change.field}: {change.old} -> {change.new} in {plural(change.runs, 'run')}"
+        out.print(folded(f"{text}, such as {change.example}", out.width, INDENT), markup=False)
+    if report.atoms[1]:
+        sizes = f"atoms   {_span(report.atoms)}; MD steps of a stage {_span(report.steps)}"
+        out.print(folded(sizes, out.width, INDENT))
+    if not stages.to_compute:
+        out.print("nothing to compute")
+        return
+    _print_cost(report)
+
+
+def _entry(head: str, counts: dict[str, int]) -> None:
+    """Print a number and what it is made of, zeros left out."""
+    parts = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+    out.print(folded(f"{head}: {parts}" if parts else head, out.width, INDENT), markup=False)
+
+
+def _print_cost(report: "PlanReport") -> None:
+    potentials = sorted({row.potential for row in report.cost if row.potential})
+    several = len(potentials) > 1
+    out.print("\nto compute" + (f", with {potentials[0]}" if len(potentials) == 1 else ""), markup=False)
+    rows: list[dict[str, str]] = []
+    for potential in ([None, *potentials]) if several else [None]:
+        if potential:
+            rows.append({"": potential})
+        rows += [_cost_cells(row) for row in report.cost if not several or row.potential == potential]
+    names = ["", "stages", "atom-steps", "per second", "core-h", "disk", "files"]
+    for dropped in ("per second", "files", "disk", "stages"):
+        if fits(out, make_table(rows, names, 1)):
+            break
+        names.remove(dropped)
+    out.print(make_table(rows, names, 1))
     sources = sorted({row.speed_from for row in report.cost if row.speed_atom_steps_per_s})
     if sources:
-        out.print(f"speeds: {', '.join(SPEED_SOURCES[source] for source in sources)}")
+        speeds = ", ".join(SPEED_SOURCES[source] for source in sources)
+        out.print(folded(f"atom-steps per second: {speeds}", out.width, INDENT))
     hours = report.core_hours
-    known = "unknown" if hours is None else f"{hours:.3g} ({duration(3600 * hours)} on one core)"
-    out.print(f"core-hours {known}; disk {_bytes(report.disk_bytes)} in {report.files:,} files")
+    known = "unknown" if hours is None else f"{hours:,.3g} ({duration(3600 * hours)} on one core)"
+    total = f"core-hours {known}; disk {_bytes(report.disk_bytes)} in {plural(report.files, 'file')}"
+    out.print(folded(total, out.width, INDENT))
+
+
+def _cost_cells(row: "CostRow") -> dict[str, str]:
+    speed = row.speed_atom_steps_per_s
+    hours = "" if row.core_hours == 0 else "?" if row.core_hours is None else f"{row.core_hours:.2g}"
+    return {
+        "": row.kind,
+        "stages": f"{row.stages:,}",
+        "atom-steps": f"{row.atom_steps:.1e}" if row.atom_steps else "",
+        "per second": f"{speed:.1e}" if speed else "",
+        "core-h": hours,
+        "disk": _bytes(row.disk_bytes),
+        "files": f"{row.files:,}",
+    }
 
 
 def _span(pair: tuple[int, int]) -> str:

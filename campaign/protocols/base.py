@@ -97,6 +97,7 @@ class Check:
     """Outcome of one gate or flag of one run.
 
     ``value`` and ``limit`` are in ``units``; a gate that did not pass excludes the run, with ``reason``.
+    ``meaning`` says what the value is, and ``comparison`` on which side of the limit it has to lie.
     """
 
     name: str
@@ -106,6 +107,8 @@ class Check:
     limit: float
     units: str
     reason: str
+    meaning: str = ""
+    comparison: Literal["<=", ">="] = "<="
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 REGISTRIES = ("AA", "AB", "ABp", "DW")
 """Registries that the area of the interface is divided into; DW are the walls between the others."""
+REGISTRY_MEANING = "registry of the interface: AA, AB, ABp, or DW (domain wall: none of the three)"
 
 MIN_LAYER_DISTANCE_A = 2.0
 """Adjacent layers whose mean heights are closer have merged or changed places."""

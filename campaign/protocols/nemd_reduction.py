@@ -28,7 +28,7 @@ from campaign.physics.transport import (
 )
 from campaign.protocols.base import Check
 from campaign.protocols.nemd_checks import CHECKS, invalid_reason, make_check, raised_flags
-from campaign.protocols.nemd_geometry import REGISTRIES, final_geometry
+from campaign.protocols.nemd_geometry import REGISTRIES, REGISTRY_MEANING, final_geometry
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES, N_BINS, N_SAMPLES, VARIABLES
 from campaign.quantities import NonNegative, Positive, Settings, Temperature
 from campaign.structures.layers import Stacking
@@ -411,7 +411,7 @@ def _dataset(series: "xr.Dataset", values: Mapping[str, Any], checks: list[Check
             np.arange(series.sizes["layer"]),
             {"units": "1", "long_name": "layer from the bottom"},
         ),
-        "registry": ("registry", list(REGISTRIES), {"long_name": "registry of the interface"}),
+        "registry": ("registry", list(REGISTRIES), {"long_name": REGISTRY_MEANING}),
         "check": ("check", list(CHECKS), {"long_name": "gate or flag"}),
         "check_severity": ("check", [str(kind.severity) for kind in CHECKS.values()]),
         "check_units": ("check", [kind.units for kind in CHECKS.values()]),

@@ -11,7 +11,20 @@ from campaign.errors import SpecError
 from campaign.potentials import get_potential
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
 from campaign.quantities import NonNegative, Positive, Settings, Temperature, TemperatureOffset, Timestep
-from campaign.structures.layers import BuildSettings, MultilayerSettings, check_strain, layer_elements
+from campaign.structures.layers import (
+    ELEMENTS,
+    BuildSettings,
+    MultilayerSettings,
+    cell_lengths,
+    check_strain,
+    number_of_atoms,
+)
+
+MAX_ATOMS = 10**8
+"""Of one run: far more than one machine can do, and far less than a slip of the finger asks for."""
+
+MIN_CELL_A = 4.2
+"""Shortest side of the cell: twice the range of the bonds (Tersoff, 2.1 angstrom)."""
 
 
 class NemdSettings(Settings):
@@ -124,10 +137,21 @@ def validate(settings: NemdSettings, engine: str) -> None:
     SpecError
         With ``where`` set to the dotted name of the field that is to blame.
     """
+    _validate_size(settings)
     _validate_layers(settings)
     _validate_baths(settings)
     _validate_times(settings)
     _validate_model(settings, engine)
+
+
+def _validate_size(settings: NemdSettings) -> None:
+    atoms = number_of_atoms(settings.structure)
+    if atoms > MAX_ATOMS:
+        raise SpecError(
+            f"{atoms:,} atoms in each run, more than {MAX_ATOMS:,}",
+            where="structure",
+            hint="reduce cells or layers",
+        )
 
 
 def _validate_layers(settings: NemdSettings) -> None:
@@ -141,9 +165,10 @@ def _validate_layers(settings: NemdSettings) -> None:
         if free < 1:
             problem = "reach across the interface" if free < 0 else "leave no free layer at the interface"
             raise SpecError(
-                f"{what} layers {problem}: the {side} side has {block.layers} layers of {block.material}",
-                where="thermostat_layers",
-                hint=f"at least {taken + 1} are needed (structure.{side}.layers)",
+                f"{what} layers {problem}: the {side} side has {block.layers} "
+                f"layer{'' if block.layers == 1 else 's'} of {block.material}",
+                where=f"structure.{side}.layers",
+                hint=f"at least {taken + 1} are needed, or fewer thermostat_layers",
             )
 
 
@@ -186,7 +211,8 @@ def _validate_times(settings: NemdSettings) -> None:
 
 def _validate_model(settings: NemdSettings, engine: str) -> None:
     potential = get_potential(settings.potential)
-    elements = {element for layer in layer_elements(settings.structure) for element in layer}
+    sides = (settings.structure.lower, settings.structure.upper)
+    elements = {element for side in sides for element in ELEMENTS[side.material]}
     unknown = elements - set(potential.elements)
     if unknown:
         raise SpecError(f"{potential.name} does not know {', '.join(sorted(unknown))}", where="potential")
@@ -199,7 +225,16 @@ def _validate_model(settings: NemdSettings, engine: str) -> None:
     lacking = required_capabilities(settings) - engine_facts(engine).capabilities
     if lacking:
         raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
-    check_strain(build_settings(settings.structure, settings.potential))
+    build = build_settings(settings.structure, settings.potential)
+    check_strain(build)
+    for axis, length_A in zip("xy", cell_lengths(build)[:2], strict=True):
+        if length_A < MIN_CELL_A:
+            raise SpecError(
+                f"the cell is {length_A:.2f} A long along {axis}, less than {MIN_CELL_A:g} A: "
+                "an atom would be bonded to two periodic images of the same neighbour",
+                where="structure.lower.cells",
+                hint="more cells are needed",
+            )
 
 
 def required_capabilities(settings: NemdSettings) -> frozenset[str]:

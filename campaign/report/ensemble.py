@@ -11,6 +11,8 @@ import numpy as np
 import xarray as xr
 
 from campaign.analysis import (
+    MEMORY_PS,
+    MINIMUM_RUNS,
     PUBLISHED_ITC,
     PublishedValue,
     compare_with_published,
@@ -18,10 +20,13 @@ from campaign.analysis import (
     ensemble_mean,
 )
 from campaign.axes import Label, label_text
+from campaign.physics.statistics import RatioEstimate, ratio_of_means
 from campaign.plan import CalculationPlan, Run
 from campaign.results import Campaign
 
 RUN, SEED, DIRECTION = "run", "seed", "direction"
+RESOLVED_RUNS = 3
+"""Fewer runs are shown one by one: their mean has an error that nobody knows."""
 STATES = ("done", "excluded", "running", "failed", "pending")
 
 _SCALARS = (
@@ -111,12 +116,46 @@ class Condition:
         return PUBLISHED_ITC.get(str(self.settings.get("potential")))
 
     @property
-    def z(self) -> float:
-        """Difference to the published value over its standard error; NaN where there is none."""
+    def n(self) -> int:
+        """Number of runs that count."""
+        return int(self.mean["n"])
+
+    @property
+    def n_flagged(self) -> int:
+        """Number of runs that count and have raised a flag."""
+        return int((self.used["flags"].values.astype(str) != "").sum()) if "flags" in self.used else 0
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the conductance has an error: from three runs on, where its interval is bounded."""
+        bounds = float(self.mean["itc_lower"]), float(self.mean["itc_upper"])
+        return self.n >= RESOLVED_RUNS and all(math.isfinite(bound) for bound in bounds)
+
+    @property
+    def comparison(self) -> str:
+        """Normal deviate from the published value, or why there is none; empty without such a value."""
+        if self.published is None or not self.n:
+            return ""
+        build_up_ps = float(self.settings.get("build_up_ps", math.nan))
+        if build_up_ps < MEMORY_PS:
+            return f"not comparable: build-up of {build_up_ps:g} ps"
         value, error = float(self.mean["itc"]), float(self.mean["itc_standard_error"])
-        if self.published is None or not error > 0:
-            return math.nan
-        return compare_with_published(value, error, str(self.settings["potential"]))
+        if self.n < MINIMUM_RUNS:
+            return f"fewer than {MINIMUM_RUNS} runs"
+        if not self.resolved or not error > 0:
+            return "not resolved"
+        return f"{compare_with_published(value, error, str(self.settings['potential']), n=self.n):+.1f}"
+
+    @property
+    def stored_fraction(self) -> RatioEstimate | None:
+        """Mean storage rate over mean heat flow; None where it cannot be told."""
+        if self.n < MINIMUM_RUNS or not {"storage_rate", "heat_flow"} <= set(self.used.data_vars):
+            return None
+        rate, flow = self.used["storage_rate"].values, self.used["heat_flow"].values
+        known = np.isfinite(rate) & np.isfinite(flow)
+        if known.sum() < MINIMUM_RUNS or not flow[known].sum():
+            return None
+        return ratio_of_means(rate[known], flow[known])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from campaign import analysis
-from campaign.report.ensemble import RUN, Condition, Ensemble, with_error
+from campaign.report.ensemble import RESOLVED_RUNS, RUN, Condition, Ensemble, with_error
 
 ITC_LABEL = "ITC (MW m$^{-2}$ K$^{-1}$)"
 MAX_CONDITIONS = 40
@@ -74,6 +74,8 @@ def conductance(ensemble: Ensemble) -> Picture:
     conditions = _drawn([*ensemble.pooled, *ensemble.conditions])
     figure = Figure(figsize=(_WIDTH, 1.2 + 0.42 * len(conditions)), layout="constrained")
     axes = figure.subplots()
+    left, right = axis_limits(conditions)
+    axes.set_xlim(left, right)
     for position, condition in enumerate(conditions):
         colour = _colour(condition)
         values, valid = condition.runs["itc"].values, condition.runs["valid"].values
@@ -82,13 +84,16 @@ def conductance(ensemble: Ensemble) -> Picture:
         out = ~valid & np.isfinite(values)
         axes.plot(values[out], position + spread[out], "x", ms=5, color=colour)
         mean = float(condition.mean["itc"])
-        lower, upper = float(condition.mean["itc_lower"]), float(condition.mean["itc_upper"])
-        if math.isfinite(lower) and math.isfinite(upper):
-            axes.plot([lower, upper], [position, position], "-", lw=1, color=colour)
-        error = float(condition.mean["itc_standard_error"])
-        if math.isfinite(mean):
-            bar = error if math.isfinite(error) else None
-            axes.errorbar(mean, position, xerr=bar, fmt="D", ms=6, lw=2.5, color=colour, mec=_INK, mew=0.6)
+        if condition.resolved:
+            bounds = [float(condition.mean[f"itc_{side}"]) for side in ("lower", "upper")]
+            axes.plot(np.clip(bounds, left, right), [position, position], "-", lw=1, color=colour)
+            for bound, edge, arrow in zip(bounds, (left, right), "<>", strict=True):
+                if not left <= bound <= right:
+                    axes.plot(edge, position, arrow, ms=5, color=colour, clip_on=False)
+            error = float(condition.mean["itc_standard_error"])
+            axes.errorbar(mean, position, xerr=error, fmt="D", ms=6, lw=2.5, color=colour, mec=_INK, mew=0.6)
+        elif math.isfinite(mean):
+            axes.plot(mean, position, "D", ms=6, mfc="none", mec=colour)
         if condition.published is not None:
             published = condition.published
             axes.plot([published.mean] * 2, [position - 0.4, position + 0.4], "-", lw=1.5, color=PUBLISHED)
@@ -111,10 +116,28 @@ def conductance(ensemble: Ensemble) -> Picture:
     )
     caption = (
         "Dots: single runs (seeds); crosses: runs left out by a gate. Diamond with thick bar: ratio of means "
-        "with its standard error between runs; thin line: 95 % interval by Fieller's theorem, left out where "
-        f"it is not bounded.{published_text}"
+        "with its standard error between runs; thin line: 95 % interval by Fieller's theorem, with an arrow "
+        "head where it goes on beyond the axis. Open diamond: ratio of means that is not resolved (fewer "
+        f"than three runs, or an interval without bounds), so without an error.{published_text}"
     )
     return Picture("Interfacial thermal conductance", _svg(figure), caption)
+
+
+def axis_limits(conditions: Sequence[Condition]) -> tuple[float, float]:
+    """Range of the axis: all runs, means with their errors, published values; not the intervals."""
+    points: list[float] = []
+    for condition in conditions:
+        points += condition.runs["itc"].values.tolist()
+        points.append(float(condition.mean["itc"]))
+        error = float(condition.mean["itc_standard_error"])
+        if condition.resolved:
+            points += [points[-1] - error, points[-1] + error]
+        if condition.published is not None:
+            mean, error = condition.published.mean, condition.published.standard_error
+            points += [mean - error, mean + error]
+    finite = [point for point in points if math.isfinite(point)]
+    margin = 0.06 * (max(finite) - min(finite)) or 1.0
+    return min(finite) - margin, max(finite) + margin
 
 
 def convergence(ensemble: Ensemble) -> Picture | None:
@@ -128,7 +151,7 @@ def convergence(ensemble: Ensemble) -> Picture | None:
     for axes, condition in zip(panels, conditions, strict=True):
         running = analysis.convergence(condition.used, RUN)
         count, value = running["number_of_runs"].values, running["itc"].values
-        error = running["itc_standard_error"].values
+        error = np.where(running["n"] < RESOLVED_RUNS, np.nan, running["itc_standard_error"].values)
         colour = _colour(condition)
         axes.fill_between(count, value - error, value + error, color=colour, alpha=0.25, lw=0)
         axes.plot(count, value, "o-", ms=3, lw=1.2, color=colour)
@@ -140,7 +163,7 @@ def convergence(ensemble: Ensemble) -> Picture | None:
     _outer_label(panels, ITC_LABEL)
     caption = (
         "Ratio of means over the first n valid runs, in the order of the plan; band: standard error between "
-        "runs (from two runs on). Horizontal line: published mean, where there is one."
+        "runs (from three runs on). Horizontal line: published mean, where there is one."
     )
     return Picture("Convergence with the number of runs", _svg(figure), caption)
 

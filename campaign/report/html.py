@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import campaign
+from campaign.analysis import MEMORY_PS, MINIMUM_RUNS
 from campaign.layout import write_atomic
 from campaign.report import tables
 from campaign.report.ensemble import Ensemble, load_ensemble
@@ -26,6 +27,8 @@ class Section:
     engine: str
     counts: dict[str, int]
     headline: list[tables.HeadlineRow]
+    structure_note: str
+    stacking_note: str
     steady: list[tables.SteadyRow]
     grid: list[tables.GridRow]
     checks: list[tables.CheckRow]
@@ -79,6 +82,8 @@ def render(opened: Campaign) -> str:
         sections=[_section(load_ensemble(opened, calculation)) for calculation in plan.calculations],
         provenance=collect(opened.layout, plan),
         version=campaign.__version__,
+        memory_ps=f"{MEMORY_PS:g}",
+        minimum_runs=MINIMUM_RUNS,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
@@ -93,6 +98,8 @@ def _section(ensemble: Ensemble) -> Section:
         engine=ensemble.calculation.engine,
         counts=ensemble.counts,
         headline=tables.headline(ensemble) if conducts else [],
+        structure_note=tables.structure_note(ensemble) if conducts else "",
+        stacking_note=tables.stacking_note(ensemble),
         steady=tables.steady_state(ensemble) if conducts else [],
         grid=tables.grid(ensemble),
         checks=tables.checks(ensemble),

@@ -4,9 +4,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from campaign.errors import LedgerError
 from campaign.layout import Layout
+from campaign.ledger import Ledger
 from campaign.plan import Plan
 
 MAX_STAGES = 400
@@ -42,6 +45,8 @@ class Provenance:
         Number of committed stages of the plan.
     wall_s
         Wall time of the listed stages together.
+    attempts
+        Number of attempts by their outcome, from the ledger; empty where it cannot be read.
     """
 
     versions: dict[str, str]
@@ -51,6 +56,7 @@ class Provenance:
     stages: list[StageFacts]
     committed: int
     wall_s: float
+    attempts: dict[str, int]
 
     @property
     def listed_all(self) -> bool:
@@ -59,7 +65,7 @@ class Provenance:
 
 
 def collect(layout: Layout, plan: Plan) -> Provenance:
-    """Read the manifests of a plan's committed stages."""
+    """Read the manifests of a plan's committed stages, and the ledger."""
     versions: dict[str, set[str]] = {}
     hosts: Counter[str] = Counter()
     processors: Counter[str] = Counter()
@@ -83,7 +89,17 @@ def collect(layout: Layout, plan: Plan) -> Provenance:
         stages=stages,
         committed=committed,
         wall_s=wall_s,
+        attempts=_attempts(layout),
     )
+
+
+def _attempts(layout: Layout) -> dict[str, int]:
+    """Outcomes of all attempts; a report can be written of results alone."""
+    try:
+        with Ledger.open(layout, read_only=True) as ledger:
+            return dict(ledger.outcomes())
+    except LedgerError:
+        return {}
 
 
 def _manifests(layout: Layout, plan: Plan) -> Iterator[tuple[str, dict[str, Any] | None]]:
@@ -94,9 +110,20 @@ def _manifests(layout: Layout, plan: Plan) -> Iterator[tuple[str, dict[str, Any]
             continue
         if read < MAX_STAGES:
             read += 1
-            yield stage_id, json.loads(path.read_bytes())
+            yield stage_id, _manifest(path)
         else:
             yield stage_id, None
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        hint = f"remove {path.parent}, and `campaign run` makes it again"
+        raise LedgerError("damaged manifest", where=str(path), hint=hint)
+    return manifest
 
 
 def _facts(stage_id: str, manifest: dict[str, Any]) -> StageFacts:

@@ -124,7 +124,7 @@ def check_format(path: Path) -> dict[str, Any]:
         attributes: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())["attributes"]
     except FileNotFoundError as error:
         raise StoreError("no result store here", where=str(path)) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"cannot read the result store: {error}", where=str(path), hint=REBUILD) from error
     if attributes.get("format") != STORE_FORMAT:
         raise StoreError(

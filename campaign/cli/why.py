@@ -1,0 +1,192 @@
+"""``campaign why``: all about one run, from plan, ledger, committed stages and logs; nothing is written."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from campaign.cli.app import out
+from campaign.cli.text import duration, folded, remedy, with_error
+from campaign.errors import SpecError
+from campaign.layout import Layout
+from campaign.plan import CalculationPlan, Plan, Run, load_plan
+
+LOG_LINES = 15
+ERROR = "_standard_error"
+RESULTS = ("itc", "heat_flow", "temperature_jump")
+
+
+def show_why(layout: Layout, text: str, *, as_json: bool) -> None:
+    """Print all about one run."""
+    from campaign.ledger import Ledger
+
+    plan = load_plan(layout.plan)
+    run = plan.find(text)
+    calculation = plan.calculation(run.calculation)
+    with Ledger.open(layout, read_only=True) as ledger:
+        stages = [_stage_record(layout, plan, ledger, stage_id) for stage_id in run.stages]
+    advice, command = _next(layout, run, stages)
+    result = _result(layout, calculation, run) if stages[-1]["state"] == "done" else None
+    settings = calculation.settings_of(run)
+    record = {
+        "run": run.id,
+        "labels": dict(run.labels),
+        "result": result,
+        "settings": settings,
+        "stages": stages,
+        "next": command,
+    }
+    if as_json:
+        json.dump(record, sys.stdout, indent=1, default=str)
+        sys.stdout.write("\n")
+        return
+    out.print(run.id, style="bold", markup=False)
+    if result is not None:
+        _print_result(result)
+    out.print("\nsettings", style="bold")
+    for path, value in settings.items():
+        out.print(f"  {path}: {value if isinstance(value, str) else json.dumps(value)}", markup=False)
+    for stage in stages:
+        _print_stage(stage)
+    out.print()
+    _line(f"next: {advice}", indent="  ")
+    out.print(f"  {command}", markup=False)
+
+
+def _line(text: str, *, indent: str) -> None:
+    out.print(folded(text, out.width, indent), markup=False)
+
+
+def _result(layout: Layout, calculation: CalculationPlan, run: Run) -> dict[str, Any] | None:
+    """Read the result of a done run with what gates and flags say; None if it is gone from the disk."""
+    from campaign.protocols.base import Severity, get_protocol, read_result
+
+    directory = layout.stage(run.result_stage)
+    if not (directory / "result.nc").exists():
+        return None
+    result = read_result(directory)
+    try:
+        checks = get_protocol(calculation.protocol).checks(result)
+    except SpecError:  # made with a plug-in that is not installed here
+        checks = ()
+    values = []
+    for name in RESULTS:
+        if name not in result:
+            continue
+        error = result.get(name + ERROR)
+        kind = "" if error is None else str(error.attrs.get("long_name", ""))
+        values.append(
+            {
+                "name": name,
+                "value": _plain(result[name]),
+                "standard_error": None if error is None else _plain(error),
+                "units": result[name].attrs.get("units", "1"),
+                "long_name": result[name].attrs.get("long_name", name),
+                "standard_error_kind": kind.partition(", ")[2],
+            }
+        )
+    texts = {
+        name: str(result[name].item())
+        for name in ("invalid_reason", "flags", "final_stacking")
+        if name in result
+    }
+    raised = [name for name in texts.get("flags", "").split(", ") if name]
+    reasons = {check.name: check.reason for check in checks if check.severity is Severity.FLAG}
+    return {
+        "values": values,
+        "valid": bool(result["valid"].item()) if "valid" in result else True,
+        "invalid_reason": texts.get("invalid_reason", ""),
+        "flags": {name: reasons.get(name, "") for name in raised},
+        "final_stacking": texts.get("final_stacking", ""),
+    }
+
+
+def _plain(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    out.print("\nresult", style="bold")
+    for one in result["values"]:
+        shown = "-" if one["value"] is None else with_error(one["value"], one["standard_error"])
+        kind = f" (standard error {one['standard_error_kind']})" if one["standard_error_kind"] else ""
+        _line(f"  {one['name']}: {shown} {one['units']}{kind}", indent="    ")
+        _line(f"    {one['long_name']}", indent="    ")
+    if result["valid"]:
+        out.print("  valid: yes")
+    else:
+        _line(f"  valid: no, left out of means: {result['invalid_reason'] or 'a gate'}", indent="    ")
+    for name, reason in result["flags"].items():
+        _line(f"  flag {name}: {reason}", indent="    ")
+    if not result["flags"]:
+        out.print("  flags: none")
+    if result["final_stacking"]:
+        out.print(f"  stacking at the end: {result['final_stacking']}", markup=False)
+
+
+def _stage_record(layout: Layout, plan: Plan, ledger: Any, stage_id: str) -> dict[str, Any]:
+    summary = plan.stages[stage_id]
+    directory = layout.stage(stage_id)
+    manifest = json.loads((directory / "manifest.json").read_text()) if directory.exists() else None
+    attempts = [attempt.as_dict() for attempt in ledger.attempts(stage_id)]
+    where = directory if manifest else (layout.attempt(attempts[-1]["id"]) if attempts else None)
+    return {
+        "id": stage_id,
+        "kind": summary.kind,
+        "engine": summary.engine,
+        "atoms": summary.atoms,
+        "steps": summary.steps,
+        "state": ledger.state(stage_id),
+        "attempts": attempts,
+        "directory": None if where is None else str(where),
+        "settings": manifest["identity"]["settings"] if manifest else None,
+        "log": _log_tail(where),
+    }
+
+
+def _log_tail(directory: Path | None) -> list[str]:
+    if directory is None:
+        return []
+    for name in ("log.lammps", "stderr.log", "traceback.txt"):
+        path = directory / name
+        if path.exists() and path.stat().st_size:
+            return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    return []
+
+
+def _print_stage(stage: dict[str, Any]) -> None:
+    size = f", {stage['atoms']:,} atoms x {stage['steps']:,} steps" if stage["steps"] else ""
+    engine = f" ({stage['engine']}{size})" if stage["engine"] else ""
+    out.print(f"\n{stage['kind']}{engine}: {stage['state']}", style="bold", markup=False)
+    out.print(f"  stage {stage['id']}", markup=False)
+    for attempt in stage["attempts"]:
+        took = "" if attempt["wall_s"] is None else f", {duration(attempt['wall_s'])}"
+        rate = "" if not attempt["rate"] else f", {attempt['rate']:.2g} atom-step/s"
+        _line(
+            f"  attempt {attempt['id']}: {attempt['state']} on {attempt['host'] or '?'}{took}{rate}",
+            indent="    ",
+        )
+        if attempt["message"]:
+            _line(f"    {attempt['failure_class']}: {attempt['message']}", indent="      ")
+    if stage["directory"]:
+        out.print(f"  in {stage['directory']}", markup=False)
+    if stage["state"] != "done":
+        for line in stage["log"]:
+            out.print(f"  | {line}", markup=False, style="dim")
+
+
+def _next(layout: Layout, run: Run, stages: list[dict[str, Any]]) -> tuple[str, str]:
+    """Say what to do next, and the command for it."""
+    from campaign.execution.requests import driver_is_alive
+
+    failed = [stage for stage in stages if stage["state"] == "failed"]
+    if failed:
+        return remedy(layout, failed[0]["attempts"][-1]["failure_class"], run.id)
+    states = {stage["state"] for stage in stages}
+    if states == {"done"}:
+        return "look at the ensemble", f"campaign report {layout.root}"
+    if driver_is_alive(layout):
+        return "see how far it is", f"campaign status {layout.root}"
+    return "go on", f"campaign run {layout.spec} --dir {layout.root}"

@@ -1,0 +1,313 @@
+"""What the command line shows: whole words in any width, what matters first, and what to do next."""
+
+import io
+import json
+import math
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from campaign.cli import inspection, progress, run, specs, summary, why
+from campaign.cli.grid import make_grid, render
+from campaign.cli.text import duration, remedy, with_error
+from campaign.compare import PlanReport, RunCounts, StageCounts
+from campaign.errors import FailureClass
+from campaign.execution.lock import DriverLock
+from campaign.execution.requests import write_request
+from campaign.layout import Layout
+from campaign.plan import CalculationPlan, Plan
+from campaign.results import Campaign
+from campaign.runs import Dimension, RunTable
+from tests.synthetic import make_campaign, nemd_result, plan_spec
+
+WIDTHS = st.integers(30, 120)
+
+
+@contextmanager
+def captured(width: int = 80, *, terminal: bool = False) -> Iterator[io.StringIO]:
+    """Let all modules print to one text, as wide as a terminal."""
+    text = io.StringIO()
+    console = Console(
+        file=text, width=width, highlight=False, soft_wrap=True, force_terminal=terminal, color_system=None
+    )
+    with (
+        patch.object(inspection, "out", console),
+        patch.object(why, "out", console),
+        patch.object(run, "out", console),
+        patch.object(specs, "out", console),
+        patch.object(progress, "err", console),
+    ):
+        yield text
+
+
+def calculation(sizes: dict[str, int]) -> CalculationPlan:
+    """A full grid without settings or stages."""
+    dimensions = tuple(
+        Dimension(name, {name: tuple(f"{name}{i}" for i in range(size))}, {}) for name, size in sizes.items()
+    )
+    cells = list(np.ndindex(*sizes.values()))
+    runs = RunTable("nemd", dimensions, [], cells, [0] * len(cells), [()] * len(cells))
+    return CalculationPlan("nemd", "nemd", "lammps", dimensions, runs, {}, ())
+
+
+@given(width=WIDTHS, seeds=st.integers(1, 200))
+def test_grid_fits_and_cuts_no_word(width: int, seeds: int) -> None:
+    ensemble = calculation({"timestep": 1, "preheat_fraction": 3, "potential": 2, "seed": seeds})
+    lines = [line.plain for line in render(make_grid(ensemble, "d" * 6 * seeds), width)]
+    text = " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= width
+    assert "timestep=timestep0" in text
+    for fraction in range(3):
+        for potential in range(2):
+            assert f"preheat_fraction{fraction} | potential{potential}" in text
+    assert text.count("timestep") == 2  # once for all rows, with its label
+    assert text.count("D") == 6 * seeds or text.count(f"{seeds} done") == 6
+
+
+def test_a_grid_of_many_runs_takes_no_time() -> None:
+    ensemble = calculation({"temperature": 10, "direction": 10, "seed": 1000})
+    began = time.perf_counter()
+    render(make_grid(ensemble, "dfrp" * 25_000), 80)
+    assert time.perf_counter() - began < 0.5  # of 0.1 s, on a busy machine
+
+
+def snapshot(plan: Plan, **changes: Any) -> dict[str, Any]:
+    """Give the driver's picture of a campaign in which nothing has happened."""
+    return {
+        "driver": {"pid": 7, "host": socket.gethostname(), "epoch": 1, "state": "running"},
+        "updated": datetime.now(UTC).isoformat(),
+        "counts": {c.name: {"pending": len(c.runs), "total": len(c.runs)} for c in plan.calculations},
+        "states": {c.name: "p" * len(c.runs) for c in plan.calculations},
+        "running": {},
+        "failed": {},
+        "held": [],
+        "time_left_s": None,
+        **changes,
+    }
+
+
+def failure(run_id: str, failure_class: str = "physics", n_runs: int = 1) -> dict[str, Any]:
+    return {"class": failure_class, "message": "Lost atoms", "runs": [run_id], "n_runs": n_runs}
+
+
+def test_live_panel_shows_in_what_runs_differ_whatever_the_width(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    stage = {
+        "kind": "produce",
+        "steps_done": 6070,
+        "steps_total": 18000,
+        "rate": 1.72e5,
+        "runs": ["nemd/direction=forward,seed=2"],
+    }
+    names = progress.Names(plan)
+    for width in (40, 60, 80):
+        console = Console(file=io.StringIO(), width=width)
+        with console.capture() as shown:
+            console.print(progress.panel(snapshot(plan, running={"a": stage}), names, width))
+        assert "produce  forward 2  step 6,070 of 18,000" in shown.get()
+        assert ("atom-step/s" in shown.get()) == (width > 60)
+        assert "…" not in shown.get()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_each_failure_is_told_once_and_the_last_state_stays(tmp_path: Path, *, terminal: bool) -> None:
+    plan = plan_spec(tmp_path)
+    old, new = (
+        {"a": failure("nemd/direction=forward,seed=1")},
+        failure("nemd/direction=forward,seed=2", n_runs=3),
+    )
+    with captured(terminal=terminal) as text, progress.progress(plan) as watch:
+        watch(snapshot(plan, failed=old))
+        watch(snapshot(plan, failed=old | {"b": new}))
+        watch(snapshot(plan, failed=old | {"b": new}))
+        ended = snapshot(plan, failed=old | {"b": new})
+        ended["driver"]["state"] = "finished"
+        ended["counts"] = {"nemd": {"done": 6, "failed": 2, "total": 8}}
+        watch(ended)
+    shown = text.getvalue()
+    assert shown.count("failed: nemd/direction=forward,seed=2 and 2 more runs (physics): Lost atoms") == 1
+    assert "failed: nemd/direction=forward,seed=1" not in shown
+    assert shown.rstrip().endswith("8 runs: 6 done, 2 failed")
+    if not terminal:
+        assert shown.count("8 runs: 6 done, 2 failed") == 1
+
+
+def test_records_of_the_driver_go_to_its_log_and_not_to_the_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import logging
+
+    layout = Layout(tmp_path)
+    with run.driver_log(layout):
+        logging.getLogger("campaign.execution.driver").warning("attempt 1: cancelled")
+    assert "attempt 1: cancelled" in layout.log.read_text()
+    assert caplog.records == []
+    logging.getLogger("campaign").warning("again for all")
+    assert len(caplog.records) == 1
+
+
+def status(layout: Layout, picture: dict[str, Any]) -> str:
+    layout.status.write_text(json.dumps(picture))
+    with captured() as text:
+        inspection.show_status(layout, as_json=False)
+    return text.getvalue()
+
+
+def test_status_says_whether_a_driver_runs(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    layout = make_campaign(tmp_path, plan, {})
+    running = snapshot(plan, states={"nemd": "rrpppppp"})
+    shown = status(layout, running)
+    assert "no driver is running" in shown
+    assert "8 runs: 8 pending" in shown  # what a dead driver was at is not running
+    with DriverLock(layout.lock):
+        shown = status(layout, running)
+        assert "driver 7 on" in shown
+        assert "2 running" in shown
+    elsewhere = running | {"driver": running["driver"] | {"host": "another"}}
+    assert "another: running" in status(layout, elsewhere)
+    long_ago = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    assert "may be dead" in status(layout, elsewhere | {"updated": long_ago})
+    finished = running | {"driver": running["driver"] | {"state": "finished"}, "updated": long_ago}
+    assert "finished 5 min ago" in status(layout, finished)
+
+
+def test_status_tells_of_failures_and_waiting_requests(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    layout = make_campaign(tmp_path, plan, {})
+    shown = status(layout, snapshot(plan, failed={"a": failure("nemd/direction=forward,seed=1")}))
+    assert "physics: 1 stage, 1 run" in shown
+    assert "the same settings fail again" in shown
+    assert "campaign retry" not in shown
+    write_request(layout, "retry", {"stages": ["a"]})
+    lost = failure("nemd/direction=forward,seed=1", "lost worker")
+    shown = status(layout, snapshot(plan, failed={"a": lost}))
+    assert "campaign retry 'lost worker'" in shown
+    assert "a retry of 1 stage waits for the next `campaign run`" in shown
+
+
+def test_retry_is_offered_only_where_it_can_help() -> None:
+    offered = {name for name in FailureClass if "retry" in remedy(Layout(Path("c")), name, name)[1]}
+    assert offered == set(FailureClass) - {FailureClass.PHYSICS, FailureClass.BAD_INPUT}
+
+
+def test_result_of_a_run_comes_with_its_error_its_kind_and_its_flags(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    chosen = plan.find("direction=forward,seed=1")
+    result = nemd_result(np.random.default_rng(1), flags="jump_resolved")
+    layout = make_campaign(tmp_path, plan, {chosen.id: result})
+    record = why._result(layout, plan.calculations[0], chosen)
+    assert record is not None
+    assert record["valid"]
+    assert record["flags"] == {"jump_resolved": "the temperature jump is only 3.0 times its standard error"}
+    assert record["final_stacking"] == "AB"
+    with captured() as text:
+        why._print_result(record)
+    assert (
+        f"itc: {with_error(result['itc'].item(), result['itc_standard_error'].item())} MW" in text.getvalue()
+    )
+
+
+def results(root: Path, runs: dict[str, float]) -> tuple[list[dict[str, Any]], str]:
+    """Conditions and printed table of a campaign with these runs done, with their jumps."""
+    plan = plan_spec(root)
+    random = np.random.default_rng(3)
+    done = {}
+    for text, jump in runs.items():
+        chosen = plan.find(text)
+        done[chosen.id] = nemd_result(random, direction=str(chosen.labels["direction"]), mean_jump=jump)
+    layout = make_campaign(root, plan, done)
+    status = snapshot(plan)
+    layout.status.write_text(json.dumps(status))
+    conditions = summary.condition_rows(Campaign(root).results["nemd"].ds, "nemd")
+    output = io.StringIO()
+    summary.print_results(Console(file=output, width=80, soft_wrap=True), "nemd", conditions)
+    return conditions, output.getvalue()
+
+
+def test_table_shows_no_digits_without_meaning(tmp_path: Path) -> None:
+    few, shown = results(tmp_path / "few", {f"direction=forward,seed={seed}": 60 for seed in (1, 2)})
+    assert [row["labels"]["direction"] for row in few] == ["forward", "backward"]  # not both: one has no runs
+    assert "not resolved" in shown
+    assert "±" not in shown.replace("ITC ± standard error", "")
+    _, shown = results(tmp_path / "more", {f"direction=forward,seed={seed}": 60 for seed in (1, 2, 3, 4)})
+    assert "not resolved" not in shown
+    assert "Fieller" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+
+
+def test_both_directions_are_joined_where_both_have_runs(tmp_path: Path) -> None:
+    runs = {
+        f"direction={direction},seed={seed}": 60.0 for direction in ("forward", "backward") for seed in (1, 2)
+    }
+    rows, _ = results(tmp_path, runs)
+    assert [(row["labels"]["direction"], row["n"]) for row in rows] == [
+        ("forward", 2),
+        ("backward", 2),
+        ("both", 4),
+    ]
+
+
+def test_flags_are_counted() -> None:
+    line = summary.flags_line({"done": 4, "flagged": 3, "flags": {"stacking_kept": 3, "jump_resolved": 1}})
+    assert line == "3 of 4 runs are flagged: stacking_kept (3), jump_resolved (1); see the report"
+    assert "none of 1 run is" in summary.flags_line({"done": 1, "flagged": 0, "flags": {}})
+
+
+def test_news_of_an_edited_spec() -> None:
+    runs = RunCounts(total=6, reused=0, waiting=1, changed=0, new=5, no_longer_wanted=0)
+    report = PlanReport("c", runs, StageCounts(6, 0, 6, 0), (), (), (0, 0), (0, 0))
+    assert specs.news(report) == "0 of 6 runs are done; 5 new"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_plan_of_two_potentials_fits(tmp_path: Path, width: int) -> None:
+    from campaign.compare import compare
+
+    axes = "\n    axes:\n      potential: [tersoff-lj, tersoff-ilp]\n      seed: {count: 400}\n"
+    report = compare(plan_spec(tmp_path, axes))
+    with captured(width) as text:
+        specs._print_report(report, Layout(Path("c")))
+    shown = text.getvalue()
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    assert "equilibrate" in shown
+    assert "tersoff-ilp" in shown
+    assert "0 done" not in shown
+    if width == 80:
+        assert "per second" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "unknown"),
+        (59, "59 s"),
+        (75, "1 min 15 s"),
+        (7260, "2 h 01 min"),
+        (5 * 86400, "5 days"),
+        (2.87e9, "90.9 years"),
+    ],
+)
+def test_durations_are_readable(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@given(value=st.floats(-1e6, 1e6), error=st.floats(1e-6, 1e8))
+def test_a_value_has_the_digits_of_its_error(value: float, error: float) -> None:
+    shown, shown_error = (float(part.replace(",", "")) for part in with_error(value, error).split(" ± "))
+    unit = 10.0 ** (math.floor(math.log10(error)) - 1)
+    assert shown == pytest.approx(value, abs=0.51 * unit)
+    assert shown_error == pytest.approx(error, abs=0.51 * unit)
