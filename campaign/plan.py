@@ -24,6 +24,7 @@ from campaign.axes import (
 )
 from campaign.document import Path_, Problems
 from campaign.errors import SpecError
+from campaign.plan_file import garbage_collection_paused
 from campaign.runs import (
     CalculationPlan,
     Dimension,
@@ -34,9 +35,6 @@ from campaign.runs import (
     StageSummary,
     StageTable,
     flattened,
-    garbage_collection_paused,
-    load_plan,
-    save_plan,
 )
 
 if TYPE_CHECKING:
@@ -53,9 +51,7 @@ __all__ = [
     "RunTable",
     "StageSummary",
     "StageTable",
-    "load_plan",
     "make_plan",
-    "save_plan",
 ]
 
 DEFAULT_SEED_LABEL = 1

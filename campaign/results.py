@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 import campaign.analysis  # noqa: F401 - registers the accessor `.campaign`
 from campaign.errors import LedgerError, SpecError
 from campaign.layout import Layout
-from campaign.plan import CalculationPlan, Plan, Run, load_plan
+from campaign.plan_file import WRITTEN_ANEW, load_plan, read_status
 from campaign.protocols.base import CalculationProtocol, Variable, get_protocol
-from campaign.runs import WRITTEN_ANEW, read_status
+from campaign.runs import CalculationPlan, Plan, Run
 from campaign.store import Table, read_tables
 from campaign.store.lazy import MISSING, Rows
 from campaign.store.rows import IDENTITY, RUN, label_name

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from campaign.layout import Layout, write_atomic
-from campaign.plan import Plan, Run, make_plan, save_plan
+from campaign.plan import Plan, Run, make_plan
+from campaign.plan_file import save_plan
 from campaign.protocols.base import write_result
 from campaign.protocols.nemd_variables import VARIABLES
 from campaign.spec import load_spec

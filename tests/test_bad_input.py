@@ -11,7 +11,7 @@ import pytest
 
 from campaign.layout import Layout
 from campaign.ledger import Ledger
-from campaign.plan import load_plan
+from campaign.plan_file import load_plan
 from tests.synthetic import SNAPSHOT, make_campaign, nemd_result, plan_spec
 from tests.test_cli import SMALL, campaign, write_spec
 

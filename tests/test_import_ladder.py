@@ -23,6 +23,7 @@ LADDER = (
     ("axes",),
     ("spec",),
     ("runs",),
+    ("plan_file",),
     ("replicas",),
     ("plan",),
     ("compare",),

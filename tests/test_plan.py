@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from campaign.compare import DEFAULT_SPEEDS, compare
 from campaign.document import Document
 from campaign.errors import LedgerError, SpecError
-from campaign.plan import Plan, load_plan, make_plan, save_plan
+from campaign.plan import Plan, make_plan
+from campaign.plan_file import load_plan, save_plan
 from campaign.protocols.base import Stage
 from campaign.replicas import Stages
 from campaign.spec import CampaignSpec, load_spec

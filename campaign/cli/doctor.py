@@ -19,7 +19,7 @@ from campaign.cli.directory import read_identity
 from campaign.cli.text import plural
 from campaign.errors import CampaignError, ExitCode, LedgerError
 from campaign.layout import Layout
-from campaign.runs import load_plan, read_status
+from campaign.plan_file import load_plan, read_status
 
 FREE_BYTES = 2 * 1024**3
 REMAKE = "`campaign run` makes missing stages again; remove the directories of damaged ones"

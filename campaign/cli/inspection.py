@@ -17,8 +17,7 @@ from campaign.cli.text import ago, duration, folded, plural, remedy
 from campaign.cli.why import show_why
 from campaign.errors import LedgerError
 from campaign.layout import Layout
-from campaign.plan import load_plan
-from campaign.runs import read_status
+from campaign.plan_file import load_plan, read_status
 
 __all__ = ["driver_line", "read_snapshot", "show_status", "show_why"]
 

@@ -10,7 +10,8 @@ from campaign.cli.text import plural
 from campaign.document import did_you_mean
 from campaign.errors import FailureClass, LedgerError, SpecError
 from campaign.layout import Layout
-from campaign.plan import Plan, load_plan
+from campaign.plan_file import load_plan
+from campaign.runs import Plan
 
 WAIT_S = 60.0
 

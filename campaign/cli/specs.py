@@ -88,7 +88,7 @@ def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":
     """Compare a plan with what its campaign's directory has, if there is one."""
     from campaign.compare import compare
     from campaign.ledger import Ledger
-    from campaign.plan import load_plan
+    from campaign.plan_file import load_plan
 
     if not (layout.ledger.exists() and layout.plan.exists()):
         return compare(plan)

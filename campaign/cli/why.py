@@ -10,7 +10,8 @@ from campaign.cli.app import out
 from campaign.cli.text import duration, folded, remedy, with_error
 from campaign.errors import SpecError
 from campaign.layout import Layout
-from campaign.plan import CalculationPlan, Plan, Run, load_plan
+from campaign.plan_file import load_plan
+from campaign.runs import CalculationPlan, Plan, Run
 
 LOG_LINES = 15
 ERROR = "_standard_error"

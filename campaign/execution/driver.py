@@ -27,7 +27,8 @@ from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, 
 from campaign.execution.worker import STARTED, STOP, AttemptOutcome
 from campaign.layout import Layout, write_atomic
 from campaign.ledger import Holder, Ledger, utc_now
-from campaign.plan import Plan, save_plan
+from campaign.plan import Plan
+from campaign.plan_file import save_plan
 from campaign.protocols.base import Stage
 from campaign.store import Row, Store, read_tables
 
