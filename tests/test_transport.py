@@ -171,40 +171,8 @@ def test_balance_tolerance_is_four_deviations_of_harmonic_atoms() -> None:
     assert transport.balance_tolerance(atoms, temperature, window) == pytest.approx(4 * scatter, rel=0.03)
 
 
-def test_jump_noise_from_frozen_to_long_windows() -> None:
-    frozen = transport.jump_noise(300, 1e-6, n_atoms=(60, 60), relaxation_time_ps=(5, 10))
-    assert frozen == pytest.approx(300 * math.sqrt(2 / 180), rel=1e-4)
-    long = transport.jump_noise(300, 1e4, n_atoms=(60, 60), relaxation_time_ps=(5, 10))
-    assert long == pytest.approx(300 * math.sqrt(2 * 15 / 1e4 / 180), rel=1e-3)
-    # between them: the mean of an exponentially correlated signal
-    tau, window, step = 5.0, 12.0, 0.05
-    lags = np.abs(np.subtract.outer(np.arange(0, window, step), np.arange(0, window, step)))
-    variance = np.mean(np.exp(-lags / tau)) * 300**2 / 180
-    found = transport.jump_noise(300, window, n_atoms=(60, 10**9), relaxation_time_ps=(tau, tau))
-    assert found == pytest.approx(math.sqrt(variance), rel=0.01)
-
-
-def test_heat_flow_noise_falls_with_the_window() -> None:
-    short = transport.heat_flow_noise(0.1, 300, 200, 12, 300)
-    kT = BOLTZMANN_EV_PER_K * 300
-    assert short**2 == pytest.approx(2 * kT * 300 * 0.1 / (200 * 12) + 900 * (kT / 12) ** 2)
-    assert transport.heat_flow_noise(0.1, 300, 200, 1e6, 300) < 0.01 * short
-
-
 def test_relative_error_of_the_conductance() -> None:
     assert transport.conductance_relative_error(0.1, 0.003, -30.0, 1.2) == pytest.approx(0.05)
-
-
-def test_steady_state_is_judged_by_the_spread_of_drifts() -> None:
-    rng = np.random.default_rng(4)
-    first = 30 + 10 * rng.normal(size=20)
-    wandering = first + 15 * rng.normal(size=20)
-    assert abs(transport.steady_state_z(first, wandering)) < 4
-    assert transport.steady_state_z(first, first + 20 + rng.normal(size=20)) > 4
-    assert transport.steady_state_z(first, first) == 0
-    assert transport.steady_state_z(wandering, first) == -transport.steady_state_z(first, wandering)
-    with pytest.raises(ValueError, match="two seeds"):
-        transport.steady_state_z([1.0], [2.0])
 
 
 def test_additional_build_up_grows_with_the_drift() -> None:

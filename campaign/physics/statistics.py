@@ -313,30 +313,12 @@ def _fieller(
     return lower, upper
 
 
-def jackknife_standard_error(leave_one_out: ArrayLike) -> float:
-    """Jackknife error ``sqrt((n - 1) / n sum (x_i - mean(x))^2)`` of leave-one-out estimates ``x_i``."""
-    data = _series(leave_one_out, "leave-one-out estimates", minimum=2)
-    return float(np.sqrt((data.size - 1) / data.size * np.sum((data - data.mean()) ** 2)))
-
-
 def z_score(a: float, standard_error_a: float, b: float, standard_error_b: float = 0.0) -> float:
     """Difference ``a - b`` in units of its standard error, ``(a - b) / sqrt(SE_a^2 + SE_b^2)``."""
     error = float(np.hypot(standard_error_a, standard_error_b))
     if not error > 0:
         raise ValueError(f"the standard error of the difference is {error}, must be positive")
     return (a - b) / error
-
-
-def halves_z(series: ArrayLike) -> float:
-    """Second half minus first half of a series in units of the error of their block means (Welch).
-
-    0 for a constant series. A mark of one run's drift, never a reason to leave the run out.
-    """
-    data = _series(series, "series", minimum=8)
-    first, second = block_estimate(data[: data.size // 2]), block_estimate(data[data.size // 2 :])
-    if first.mean == second.mean:
-        return 0.0
-    return z_score(second.mean, second.standard_error, first.mean, first.standard_error)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from campaign.physics.statistics import sample_estimate
 from campaign.quantities import BOLTZMANN_EV_PER_K, ITC_MW_PER_M2_K
 
 Floats = NDArray[np.float64]
@@ -236,72 +235,6 @@ def closure(total_energy_eV: ArrayLike, source_energy_eV: ArrayLike, sink_energy
 def closure_tolerance(heat_flow_eV_per_ps: float, window_ps: float) -> float:
     """Largest healthy `closure` in eV: 5 % of the heat that has passed, ``0.05 |Q| t``."""
     return CLOSURE_FRACTION * abs(heat_flow_eV_per_ps) * window_ps
-
-
-def heat_flow_noise(
-    heat_flow_eV_per_ps: float, temperature_K: float, bias_K: float, window_ps: float, n_atoms_side: int
-) -> float:
-    """Least standard error of a heat flow in eV/ps, for planning.
-
-    ``u_Q^2 = 2 k_B T^2 Q / (dT_bath t) + 3 N_side (k_B T / t)^2``: equilibrium fluctuations of a flow through
-    a conductance ``Q / dT_bath`` (Johnson-Nyquist), and the energy that a side of ``N_side`` atoms stores.
-
-    Parameters
-    ----------
-    bias_K
-        Difference between source and sink temperature.
-    """
-    kT = BOLTZMANN_EV_PER_K * temperature_K
-    through = 2 * kT * temperature_K * abs(heat_flow_eV_per_ps) / (bias_K * window_ps)
-    stored = 3 * n_atoms_side * (kT / window_ps) ** 2
-    return float(np.sqrt(through + stored))
-
-
-def jump_noise(
-    temperature_K: float,
-    window_ps: float,
-    *,
-    n_atoms: tuple[int, int],
-    relaxation_time_ps: tuple[float, float],
-) -> float:
-    """Least standard error of a temperature jump in K, for planning.
-
-    ``u^2 = sum over the two layers of [T^2 / (3 N)] f(t / tau)``, where ``f(x) = 2 (x - 1 + exp(-x)) / x^2``
-    is the variance of the mean of an exponentially correlated signal: ``2 tau / t`` for long windows, 1
-    (frozen modes) for short ones.
-
-    Parameters
-    ----------
-    n_atoms, relaxation_time_ps
-        Of the layers on the two sides of the interface.
-    """
-    variance = 0.0
-    for atoms, tau in zip(n_atoms, relaxation_time_ps, strict=True):
-        x = window_ps / tau
-        # expm1 keeps short windows exact
-        variance += temperature_K**2 / (3 * atoms) * min(1.0, 2 * (x + float(np.expm1(-x))) / x**2)
-    return float(np.sqrt(variance))
-
-
-def steady_state_z(first_half: ArrayLike, second_half: ArrayLike) -> float:
-    """Mean over seeds of (second - first half of the window) in units of its standard error between seeds.
-
-    A condition is steady where ``|z| < 4``. Single runs of small cells drift by tens of kelvin although they
-    are healthy; over seeds such drifts average out, a build-up that is too short does not. For few seeds see
-    `campaign.physics.statistics.normal_equivalent`.
-
-    Parameters
-    ----------
-    first_half, second_half
-        Shape ``(seeds,)``, at least two.
-    """
-    first, second = np.asarray(first_half, dtype=float), np.asarray(second_half, dtype=float)
-    if first.shape != second.shape:
-        raise ValueError(f"{first.shape} first and {second.shape} second halves do not pair")
-    drift = sample_estimate(second - first)
-    if drift.n < 2:
-        raise ValueError("a steady state is judged over two seeds at least")
-    return 0.0 if drift.mean == 0 else float(np.divide(drift.mean, drift.standard_error))
 
 
 def additional_build_up(z: ArrayLike, window_ps: ArrayLike) -> Floats:
