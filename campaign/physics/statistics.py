@@ -28,16 +28,6 @@ WINDOW_FACTOR = 6.0  # Sokal's c: the window is this many autocorrelation times
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Mean of ``n`` independent values; spread and error are NaN (undefined) for ``n = 1``."""
-
-    mean: float
-    standard_deviation: float
-    standard_error: float
-    n: int
-
-
-@dataclass(frozen=True)
 class BlockEstimate:
     """Mean of a correlated series with the error of its block means.
 
@@ -116,20 +106,6 @@ def normal_equivalent(t: ArrayLike, degrees_of_freedom: ArrayLike) -> Floats:
     value = np.asarray(t, dtype=float)
     tail = scipy.special.stdtr(np.asarray(degrees_of_freedom, dtype=float), -np.abs(value))
     return np.asarray(-np.sign(value) * scipy.special.ndtri(tail), dtype=float)
-
-
-def sample_estimate(values: ArrayLike) -> Estimate:
-    """Mean, sample standard deviation (``ddof = 1``) and error ``s / sqrt(n)`` of independent values.
-
-    Raises
-    ------
-    ValueError
-        No values, or one that is not finite.
-    """
-    data = _series(values, "values", minimum=1)
-    n = data.size
-    deviation = float(data.std(ddof=1)) if n > 1 else float("nan")
-    return Estimate(float(data.mean()), deviation, deviation / float(np.sqrt(n)), n)
 
 
 def integrated_autocorrelation_time(series: ArrayLike) -> float:
