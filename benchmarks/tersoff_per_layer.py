@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from campaign.engines.base import NVT, Simulation, Thermalise, Workload
+from campaign.engines.base import NVT, Segment, Simulation, Thermalise, Workload
 from campaign.engines.lammps import LammpsEngine
 from campaign.engines.lammps_input import layer_elements
+from campaign.engines.timeline import number_of_steps
 from campaign.execution.process import run_process
 from campaign.potentials import LammpsModel, get_potential, lammps_model
 from campaign.structures.io import write_structure
@@ -58,7 +59,7 @@ def measure(workload: Workload, directory: Path, old: str, new: str) -> tuple[fl
         r"Loop time of (\S+) on .* for (\d+) steps with (\d+) atoms", (directory / "log.lammps").read_text()
     )
     seconds, steps, atoms = (float(word) for word in loops[-1])
-    return steps * atoms / seconds, float(ENGINE.collect(directory)["potential_energy"][0])
+    return steps * atoms / seconds, float(ENGINE.collect(directory).dataset["potential_energy"][0])
 
 
 def main() -> None:
@@ -93,7 +94,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "structure.npz"
             write_structure(atoms, path)
-            workload = Workload(simulation, 1, {"structure": path})
+            workload = Workload(
+                simulation, 1, {"structure": path}, Segment(1, 0, number_of_steps(simulation))
+            )
             for repeat in range(arguments.repeats):
                 energies = []
                 for name, lines in variants.items():

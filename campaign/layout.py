@@ -58,6 +58,11 @@ class Layout:
         return self.root / "stages"
 
     @property
+    def segments(self) -> Path:
+        """Committed segments of stages that are not finished."""
+        return self.root / "segments"
+
+    @property
     def attempts(self) -> Path:
         """Working directories of attempts; on the file system of ``stages``, so that a rename commits."""
         return self.root / "attempts"
@@ -80,6 +85,10 @@ class Layout:
     def stage(self, stage_id: str) -> Path:
         """Directory of a committed stage; it exists only when the stage is committed."""
         return self.stages / stage_id[:2] / stage_id
+
+    def segments_of(self, stage_id: str) -> Path:
+        """Directory of a stage's committed segments, ``0001`` and so on."""
+        return self.segments / stage_id[:2] / stage_id
 
     def attempt(self, attempt_id: str) -> Path:
         """Working directory of an attempt."""

@@ -23,13 +23,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, Self
 
-from campaign.errors import BusyError, FailureClass, LedgerError
+from campaign.errors import BusyError, FailureClass, LedgerError, ResourceError
 from campaign.layout import Layout
 from campaign.plan import StageSummary
 
 State = Literal["pending", "running", "done", "failed"]
 
-LEDGER_FORMAT = 1
+LEDGER_FORMAT = 2
 LEASE_LOST_AFTER = timedelta(seconds=60)
 """Silence after which a driver on another host counts as dead; on one host the lock decides."""
 
@@ -41,13 +41,15 @@ _SCHEMA = (
         atoms INTEGER NOT NULL, steps INTEGER NOT NULL,
         state TEXT NOT NULL CHECK(state IN ('pending', 'running', 'done', 'failed')),
         attempts INTEGER NOT NULL DEFAULT 0, failure_class TEXT, message TEXT) WITHOUT ROWID""",
-    # `counted` is whether a failure counts against the budget of its class; a retry forgives.
+    # `segments` and `steps` are what the attempt itself committed. `counted` is whether a failure counts
+    # against the budget of its class; a retry forgives.
     """CREATE TABLE attempts(
         number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, stage_id TEXT NOT NULL REFERENCES stages(id),
         epoch INTEGER NOT NULL,
         state TEXT NOT NULL CHECK(state IN ('running', 'done', 'failed', 'cancelled')),
         slot TEXT NOT NULL, host TEXT, pid INTEGER, submitted TEXT NOT NULL, started TEXT, finished TEXT,
-        wall_s REAL, rate REAL, failure_class TEXT, message TEXT, log_tail TEXT,
+        wall_s REAL, segments INTEGER NOT NULL DEFAULT 0,
+        steps INTEGER NOT NULL DEFAULT 0, failure_class TEXT, message TEXT, log_tail TEXT,
         counted INTEGER NOT NULL DEFAULT 1)""",
     "CREATE INDEX attempts_of_stage ON attempts(stage_id)",
     "CREATE INDEX running_stages ON stages(state) WHERE state IN ('running', 'failed')",
@@ -82,7 +84,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt as the ledger tells it; ``rate`` in atom-step/s, times as ISO 8601 in UTC."""
+    """One attempt as the ledger tells it; times as ISO 8601 in UTC.
+
+    ``segments`` and ``steps`` (MD steps) are what it committed.
+    """
 
     id: str
     stage_id: str
@@ -95,7 +100,8 @@ class Attempt:
     started: str | None
     finished: str | None
     wall_s: float | None
-    rate: float | None
+    segments: int
+    steps: int
     failure_class: str | None
     message: str | None
     log_tail: str | None
@@ -107,14 +113,18 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Ending:
-    """What is known of an attempt when it ended; what nobody saw is None."""
+    """What is known of an attempt when it ended; what nobody saw is None.
+
+    ``segments`` and ``steps`` (MD steps) are what it committed of its stage.
+    """
 
     started: str | None = None
     finished: str | None = None
     host: str | None = None
     pid: int | None = None
     wall_s: float | None = None
-    rate: float | None = None
+    segments: int = 0
+    steps: int = 0
 
 
 _ATTEMPT_COLUMNS = ", ".join(Attempt.__dataclass_fields__)
@@ -237,13 +247,22 @@ class Ledger:
 
     @contextmanager
     def _write(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._connection.execute("BEGIN IMMEDIATE")
             yield
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:  # a full disk, an I/O error, a file that another one locks
+            self._roll_back()
+            raise ResourceError(
+                f"cannot write: {error}", where=str(self._path), hint="what was finished is kept"
+            ) from error
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            self._roll_back()
             raise
-        self._connection.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # SQLite may have done it already
+            self._connection.execute("ROLLBACK")
 
     # Writing
 
@@ -286,6 +305,14 @@ class Ledger:
                 (host, pid, started, attempt_id),
             )
 
+    def progressed(self, attempt_id: str, work: Ending) -> None:
+        """Record what a running attempt has committed so far, and the time that took."""
+        with self.transaction():
+            self._connection.execute(
+                "UPDATE attempts SET segments = ?, steps = ?, wall_s = ? WHERE id = ? AND state = 'running'",
+                (work.segments, work.steps, work.wall_s, attempt_id),
+            )
+
     def commit(self, attempt_id: str, ending: Ending | None = None) -> None:
         """Record that the attempt's stage is committed on disk: it is done."""
         with self.transaction():
@@ -320,11 +347,14 @@ class Ledger:
                     (failure_class, message, stage_id),
                 )
 
-    def reconcile(self, committed: Callable[[str], bool]) -> Counter[str]:
+    def reconcile(
+        self, committed: Callable[[str], bool], work_of: Callable[[str, str], Ending]
+    ) -> Counter[str]:
         """Settle what an earlier driver left running: done if committed on disk, else pending.
 
-        Looks only at stages that the ledger holds as running. The death of a driver is no fault of the stage
-        and costs no budget.
+        Looks only at stages that the ledger holds as running. ``work_of`` tells what an attempt, by the ids
+        of stage and attempt, has committed. The death of a driver is no fault of the stage: it costs no
+        budget.
 
         Returns
         -------
@@ -341,7 +371,14 @@ class Ledger:
                     self.commit(row["id"])
                     settled["done"] += 1
                 else:
-                    self.fail(row["id"], FailureClass.LOST_WORKER, DRIVER_DIED, again=True, counted=False)
+                    self.fail(
+                        row["id"],
+                        FailureClass.LOST_WORKER,
+                        DRIVER_DIED,
+                        again=True,
+                        counted=False,
+                        ending=work_of(row["stage_id"], row["id"]),
+                    )
                     settled["pending"] += 1
         return settled
 
@@ -368,6 +405,36 @@ class Ledger:
             for stage_id in stage_ids:
                 self._move(stage_id, "done", "pending")
 
+    def restore(self, finished: Iterable[tuple[str, str | None, Ending]]) -> None:
+        """Set registered stages to done, each with the attempt that its manifest names, for a rebuild.
+
+        ``finished`` has the stage's id, the attempt's id and how it ended; no attempt where only results are
+        left of a stage.
+        """
+        with self.transaction():
+            for stage_id, attempt_id, ending in finished:
+                self._connection.execute("UPDATE stages SET state = 'done' WHERE id = ?", (stage_id,))
+                if attempt_id is None:
+                    continue
+                self._connection.execute("UPDATE stages SET attempts = 1 WHERE id = ?", (stage_id,))
+                started = ending.started or utc_now()
+                self._connection.execute(
+                    "INSERT INTO attempts(id, stage_id, epoch, state, slot, host, submitted, started, "
+                    "finished, wall_s, segments, steps) VALUES (?, ?, ?, 'done', '', ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        attempt_id,
+                        stage_id,
+                        self._epoch,
+                        ending.host,
+                        started,
+                        started,
+                        ending.finished,
+                        ending.wall_s,
+                        ending.segments,
+                        ending.steps,
+                    ),
+                )
+
     def _move(self, stage_id: str, old: State, new: State) -> None:
         changed = self._connection.execute(
             "UPDATE stages SET state = ? WHERE id = ? AND state = ?", (new, stage_id, old)
@@ -380,7 +447,8 @@ class Ledger:
     def _end(self, attempt_id: str, state: str, ending: Ending) -> str:
         row = self._connection.execute(
             "UPDATE attempts SET state = ?, started = coalesce(?, started), finished = ?, "
-            "host = coalesce(?, host), pid = coalesce(?, pid), wall_s = ?, rate = ? "
+            "host = coalesce(?, host), pid = coalesce(?, pid), wall_s = coalesce(?, wall_s), "
+            "segments = max(segments, ?), steps = max(steps, ?) "
             "WHERE id = ? AND state = 'running' RETURNING stage_id",
             (
                 state,
@@ -389,7 +457,8 @@ class Ledger:
                 ending.host,
                 ending.pid,
                 ending.wall_s,
-                ending.rate,
+                ending.segments,
+                ending.steps,
                 attempt_id,
             ),
         ).fetchone()
@@ -465,11 +534,11 @@ class Ledger:
         return [item for item in attempt_ids if self._connection.execute(query, (item,)).fetchone()]
 
     def speeds(self) -> Mapping[tuple[str, str | None], float]:
-        """Measured speed in atom-step/s by engine and potential, over all done attempts."""
+        """Measured speed in atom-step/s by engine and potential, over all that was committed."""
         rows = self._connection.execute(
-            "SELECT engine, potential, sum(CAST(atoms AS REAL) * steps) / sum(wall_s) FROM attempts "
+            "SELECT engine, potential, sum(CAST(atoms AS REAL) * attempts.steps) / sum(wall_s) FROM attempts "
             "JOIN stages ON stages.id = attempts.stage_id "
-            "WHERE attempts.state = 'done' AND wall_s > 0 AND engine IS NOT NULL AND steps > 0 "
+            "WHERE attempts.steps > 0 AND wall_s > 0 AND engine IS NOT NULL "
             "GROUP BY engine, potential"
         )
         return {(row[0], row[1]): row[2] for row in rows}

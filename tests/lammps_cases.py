@@ -11,6 +11,7 @@ from campaign.engines.base import (
     HeatFlow,
     NpT,
     Preheat,
+    Segment,
     Simulation,
     Step,
     Thermalise,
@@ -19,6 +20,7 @@ from campaign.engines.base import (
 from campaign.engines.lammps import LammpsEngine
 from campaign.engines.lammps_input import layer_elements
 from campaign.engines.lammps_script import make_script
+from campaign.engines.timeline import number_of_steps
 from campaign.execution.process import run_process
 from campaign.potentials import get_potential, lammps_model
 from campaign.structures.layers import BuildSettings, LayerBlock, MultilayerSettings, build
@@ -73,23 +75,30 @@ def multilayer() -> Atoms:
 def script_of(*steps: Step, seed: int = 1, timestep_fs: float = 1) -> str:
     atoms = multilayer()
     model = lammps_model(get_potential("tersoff-lj"), layer_elements(atoms))
-    return make_script(simulation(*steps, timestep_fs=timestep_fs), seed, atoms, model, restart=False)[0]
+    whole = simulation(*steps, timestep_fs=timestep_fs)
+    segment = Segment(1, 0, number_of_steps(whole))
+    return make_script(whole, seed, atoms, model, segment, restart=False)[0]
+
+
+def workload(simulation: Simulation, seed: int, inputs: dict[str, Path]) -> Workload:
+    """The whole stage as one segment."""
+    return Workload(simulation, seed, inputs, Segment(1, 0, number_of_steps(simulation)))
 
 
 def run(
-    workload: Workload,
+    job: Workload,
     directory: Path,
     change_script: Callable[[str], str] = str,
     environment: dict[str, str] | None = None,
 ) -> int:
     directory.mkdir(exist_ok=True)
-    command = ENGINE.prepare(workload, directory)
+    command = ENGINE.prepare(job, directory)
     script = directory / "in.lammps"
     script.write_text(change_script(script.read_text()))
     return run_process(
         replace(command, environment={**command.environment, **(environment or {})}),
         directory,
-        threads=workload.threads,
+        threads=job.threads,
         timeout_without_output_s=60,
         should_stop=lambda: False,
         poll_s=0.05,

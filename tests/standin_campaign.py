@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from campaign.execution.commit import read_manifest
 from campaign.layout import Layout
+from campaign.ledger import Attempt, Ledger
 from campaign.plan import Plan, make_plan
 from campaign.protocols.base import Stage
 from campaign.spec import load_spec
@@ -26,7 +28,8 @@ from campaign.execution import driver
 if __name__ == "__main__":
     root, workers, driver.HEARTBEAT_S = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     plan, stages = plan_of(root.parent / "spec.yaml")
-    result = driver.run_campaign(root, plan, stages, workers=workers)
+    segment_s = float(sys.argv[4])
+    result = driver.run_campaign(root, plan, stages, workers=workers, segment_s=segment_s)
     sys.exit(130 if result.interrupted else 0)
 """
 
@@ -56,12 +59,14 @@ def plan_of(spec: Path) -> tuple[Plan, Mapping[str, Stage]]:
     return make_plan(load_spec(spec))
 
 
-def drive(root: Path, workers: int, heartbeat_s: float = 10) -> "subprocess.Popen[bytes]":
+def drive(
+    root: Path, workers: int, heartbeat_s: float = 10, segment_s: float = 300
+) -> "subprocess.Popen[bytes]":
     """Start a driver in its own process and process group."""
     script = root.parent / "drive.py"
     script.write_text(DRIVE)
     log = (root.parent / "drive.log").open("ab")
-    command = (sys.executable, str(script), str(root), str(workers), str(heartbeat_s))
+    command = (sys.executable, str(script), *map(str, (root, workers, heartbeat_s, segment_s)))
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
@@ -80,6 +85,18 @@ def committed(root: Path) -> list[str]:
     for stage_id in found:
         assert read_manifest(layout.stage(stage_id))["stage"] == stage_id
     return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def attempts_of(root: Path, stage_id: str) -> list[Attempt]:
+    with Ledger.open(Layout(root), read_only=True) as ledger:
+        return ledger.attempts(stage_id)
 
 
 def engines_alive(root: Path) -> list[int]:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tests.standin_campaign import (
     engines_alive,
     plan_of,
     use_standin,
+    wait_for,
     write_spec,
 )
 
@@ -39,13 +39,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(root: Path, potentials: list[str], seeds: int = 1, **more: Any) -> DriverResult:
     plan, stages = plan_of(write_spec(root.parent, potentials, seeds))
     return run_campaign(root, plan, stages, workers=2, **more)
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def failure_classes(root: Path) -> list[str]:

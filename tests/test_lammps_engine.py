@@ -13,7 +13,6 @@ from campaign.engines.base import (
     Engine,
     Progress,
     Thermalise,
-    Workload,
     get_engine,
 )
 from campaign.engines.lammps import BINARY_VARIABLE, LammpsEngine
@@ -44,6 +43,7 @@ from tests.lammps_cases import (
     multilayer,
     run,
     simulation,
+    workload,
 )
 
 
@@ -58,8 +58,8 @@ def structure(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def equilibrated(structure: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A space in the path: a user's directory may have one.
     directory = tmp_path_factory.mktemp("equilibrate") / "stage 1"
-    workload = Workload(simulation(THERMALISE, NPT, NVT_STEP), 7, {"structure": structure})
-    assert run(workload, directory) == 0
+    job = workload(simulation(THERMALISE, NPT, NVT_STEP), 7, {"structure": structure})
+    assert run(job, directory) == 0
     return directory
 
 
@@ -67,13 +67,13 @@ def equilibrated(structure: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def produced(structure: Path, equilibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("produce")
     inputs = {"structure": structure, "state": equilibrated / ENGINE.state_file}
-    assert run(Workload(simulation(PREHEAT, HEAT_FLOW), 11, inputs), directory) == 0
+    assert run(workload(simulation(PREHEAT, HEAT_FLOW), 11, inputs), directory) == 0
     return directory
 
 
 @pytest.fixture(scope="module")
 def heat_flow(produced: Path) -> xr.Dataset:
-    return ENGINE.collect(produced)
+    return ENGINE.collect(produced).dataset
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_heat_flow_dataset(heat_flow: xr.Dataset, produced: Path, tmp_path: Path
     write_result(heat_flow, tmp_path)
     assert read_result(tmp_path).identical(heat_flow)
     kept = ENGINE.prepare(
-        Workload(simulation(NVT_STEP), 1, {"structure": _structure(tmp_path)}), tmp_path
+        workload(simulation(NVT_STEP), 1, {"structure": _structure(tmp_path)}), tmp_path
     ).keep
     assert all((produced / name).is_file() for name in kept)
 
@@ -147,7 +147,7 @@ def _structure(directory: Path) -> Path:
 
 @pytest.mark.lammps
 def test_equilibrate_dataset(equilibrated: Path) -> None:
-    dataset = ENGINE.collect(equilibrated)
+    dataset = ENGINE.collect(equilibrated).dataset
     assert dataset.sizes["time"] == 200
     assert dataset["time"].values[-1] == pytest.approx(0.4)
     # Fluctuation of one instant: T sqrt(2 / 3N) = 20 K; Nose-Hoover holds the mean much closer.
@@ -181,7 +181,7 @@ def test_sides_sum_to_the_total(heat_flow: xr.Dataset) -> None:
 
 @pytest.mark.lammps
 def test_frozen_layer_rests_and_the_others_move(heat_flow: xr.Dataset, equilibrated: Path) -> None:
-    before = ENGINE.collect(equilibrated)
+    before = ENGINE.collect(equilibrated).dataset
     length_A = heat_flow["cell_length"].values
     moved_A = heat_flow["final_position"].values - before["final_position"].values
     moved_A -= length_A * np.round(moved_A / length_A)
@@ -207,8 +207,8 @@ def test_layers_agree_with_the_total_kinetic_energy(
     # With a sample of one frame, layer temperatures are those of the instants at which LAMMPS prints its own.
     step = HEAT_FLOW.model_copy(update={"sampling_interval_fs": 1.0, "duration_ps": 0.02})
     inputs = {"structure": structure, "state": equilibrated / ENGINE.state_file}
-    assert run(Workload(simulation(step), 1, inputs), tmp_path, _log_every_step) == 0
-    layers_K = ENGINE.collect(tmp_path)["layer_temperature"].values
+    assert run(workload(simulation(step), 1, inputs), tmp_path, _log_every_step) == 0
+    layers_K = ENGINE.collect(tmp_path).dataset["layer_temperature"].values
     # LAMMPS counts 3N - 3 degrees of freedom, and an older Boltzmann constant.
     temp_K = _log_columns(tmp_path)[-20:, 4] * (3 * ATOMS - 3) / (3 * ATOMS)
     np.testing.assert_allclose(layers_K.mean(axis=1), temp_K, rtol=1e-5)
@@ -217,7 +217,7 @@ def test_layers_agree_with_the_total_kinetic_energy(
 @pytest.mark.lammps
 def test_cell_becomes_its_average_of_the_last_half(structure: Path, tmp_path: Path) -> None:
     assert (
-        run(Workload(simulation(THERMALISE, NPT), 3, {"structure": structure}), tmp_path, _log_every_step)
+        run(workload(simulation(THERMALISE, NPT), 3, {"structure": structure}), tmp_path, _log_every_step)
         == 0
     )
     rows = _log_columns(tmp_path)
@@ -225,7 +225,7 @@ def test_cell_becomes_its_average_of_the_last_half(structure: Path, tmp_path: Pa
         1:
     ]  # after the last line of the first half, which has the same step
     average_A = second_half[:, -2:].mean(axis=0)
-    cell_A = ENGINE.collect(tmp_path)["cell_length"].values[:2]
+    cell_A = ENGINE.collect(tmp_path).dataset["cell_length"].values[:2]
     np.testing.assert_allclose(cell_A, average_A, rtol=1e-9)
     assert np.abs(second_half[-1, -2:] / average_A - 1).min() > 1e-6  # the last instant is another cell
 
@@ -251,8 +251,8 @@ def test_numbers_follow_from_the_seed(
     steps = simulation(PREHEAT, HEAT_FLOW.model_copy(update={"duration_ps": 0.2}))
     collected = {}
     for name, seed in (("same", 11), ("other", 12)):
-        assert run(Workload(steps, seed, inputs), tmp_path / name) == 0
-        collected[name] = ENGINE.collect(tmp_path / name)["source_energy"].values
+        assert run(workload(steps, seed, inputs), tmp_path / name) == 0
+        collected[name] = ENGINE.collect(tmp_path / name).dataset["source_energy"].values
     np.testing.assert_array_equal(collected["same"], heat_flow["source_energy"].values[:10])
     assert np.abs(collected["other"] - collected["same"]).max() > 1e-3
 
@@ -265,8 +265,10 @@ def _facts(directory: Path) -> None:
         series="heat_flow",
         timestep_fs=0.5,
         sample_steps=10,
-        samples=2,
+        recorded_first=4980,
         steps_total=5000,
+        first=0,
+        last=5000,
         atoms_of_layer=(2, 1),
         atomic_numbers=(5, 6),
         slab_fraction=0.5,
@@ -285,10 +287,11 @@ def test_meaning_of_the_columns(tmp_path: Path) -> None:
         "ITEM: ATOMS id mol type x y z\n1 1 1 0 0 1\n2 1 2 0 0 2\n3 2 1 0 0 3\n"
     )
     (tmp_path / "log.lammps").write_text(
-        "LAMMPS (1 Jan 2026)\nDangerous builds = 2\nDangerous builds = 1\ncampaign: complete\n"
+        "LAMMPS (1 Jan 2026)\nDangerous builds = 2\nDangerous builds = 1\n"
+        "campaign: segment ends at step 5000\n"
     )
     (tmp_path / "state.restart").touch()
-    dataset = ENGINE.collect(tmp_path)
+    dataset = ENGINE.collect(tmp_path).dataset
     np.testing.assert_allclose(dataset["time"], [0.005, 0.01])
     # The tallies rise when a thermostat takes energy, and start anywhere.
     np.testing.assert_allclose(dataset["source_energy"], [1, 2])
@@ -341,7 +344,7 @@ def test_missing_output(copied: Path, name: str) -> None:
 @pytest.mark.lammps
 def test_unfinished_log(copied: Path) -> None:
     log = copied / "log.lammps"
-    log.write_text(log.read_text().replace("campaign: complete", ""))
+    log.write_text(log.read_text().replace("campaign: segment ends", ""))
     with pytest.raises(TransientError, match="end of its input"):
         ENGINE.collect(copied)
 
@@ -431,8 +434,8 @@ def test_diagnosis_of_a_library_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.lammps
 def test_potential_file_that_disappeared(structure: Path, tmp_path: Path) -> None:
-    workload = Workload(simulation(THERMALISE, NVT_STEP), 1, {"structure": structure})
-    code = run(workload, tmp_path, environment={"LAMMPS_POTENTIALS": "/nowhere"})
+    job = workload(simulation(THERMALISE, NVT_STEP), 1, {"structure": structure})
+    code = run(job, tmp_path, environment={"LAMMPS_POTENTIALS": "/nowhere"})
     assert code != 0
     error = ENGINE.diagnose(tmp_path, code)
     assert isinstance(error, ResourceError)
@@ -446,7 +449,7 @@ def test_explosion(structure: Path, tmp_path: Path) -> None:
         Thermalise(temperature_K=5000),
         NVT_STEP.model_copy(update={"temperature_K": 5000.0, "duration_ps": 20}),
     )
-    code = run(Workload(simulation(*hot, timestep_fs=5), 1, {"structure": structure}), tmp_path)
+    code = run(workload(simulation(*hot, timestep_fs=5), 1, {"structure": structure}), tmp_path)
     assert code != 0
     error = ENGINE.diagnose(tmp_path, code)
     assert isinstance(error, PhysicsError)
@@ -455,8 +458,8 @@ def test_explosion(structure: Path, tmp_path: Path) -> None:
 
 @pytest.mark.lammps
 def test_input_that_lammps_refuses(structure: Path, tmp_path: Path) -> None:
-    workload = Workload(simulation(THERMALISE, NVT_STEP), 1, {"structure": structure})
-    code = run(workload, tmp_path, lambda script: script.replace("fix motion", "fix motion all nonsense #"))
+    job = workload(simulation(THERMALISE, NVT_STEP), 1, {"structure": structure})
+    code = run(job, tmp_path, lambda script: script.replace("fix motion", "fix motion all nonsense #"))
     error = ENGINE.diagnose(tmp_path, code)
     assert isinstance(error, InputError)
     assert "nonsense" in str(error)

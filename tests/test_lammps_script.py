@@ -8,12 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaign.engines.base import (
-    Step,
-    Workload,
-)
+from campaign.engines.base import Step
 from campaign.engines.lammps_input import frames_per_sample, layer_elements, write_data_file
-from campaign.engines.lammps_script import steps_of
+from campaign.engines.timeline import steps_of
 from campaign.errors import (
     InputError,
 )
@@ -29,6 +26,7 @@ from tests.lammps_cases import (
     multilayer,
     script_of,
     simulation,
+    workload,
 )
 
 
@@ -130,16 +128,16 @@ def test_simulations_that_make_no_sense(steps: tuple[Step, ...], words: str) -> 
 
 
 def test_structures_that_make_no_sense(tmp_path: Path) -> None:
-    workload = Workload(simulation(NVT_STEP), 1, {"structure": tmp_path / "structure.npz"})
+    job = workload(simulation(NVT_STEP), 1, {"structure": tmp_path / "structure.npz"})
     atoms = multilayer()
     atoms.cell[1, 0] = 1.0
     write_structure(atoms, tmp_path / "structure.npz")
     with pytest.raises(InputError, match="orthogonal"):
-        ENGINE.prepare(workload, tmp_path)
+        ENGINE.prepare(job, tmp_path)
     atoms = multilayer()
     atoms.positions[:, 2] -= 18
     write_structure(atoms, tmp_path / "structure.npz")
     with pytest.raises(InputError, match="vacuum"):
-        ENGINE.prepare(workload, tmp_path)
+        ENGINE.prepare(job, tmp_path)
     with pytest.raises(InputError, match="structure"):
-        ENGINE.prepare(Workload(simulation(NVT_STEP), 1, {"state": tmp_path / "state.restart"}), tmp_path)
+        ENGINE.prepare(workload(simulation(NVT_STEP), 1, {"state": tmp_path / "state.restart"}), tmp_path)

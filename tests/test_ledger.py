@@ -102,11 +102,14 @@ def test_reconcile_settles_only_what_was_running_and_costs_no_budget(ledger: Led
 
     with Ledger.open(layout) as second:
         second.acquire(Holder.this_process())
-        assert second.reconcile(committed) == {"done": 1, "pending": 1}
+        kept = Ending(wall_s=5.0, segments=2, steps=40)
+        assert second.reconcile(committed, lambda *_: kept) == {"done": 1, "pending": 1}
         assert sorted(asked) == sorted([done, lost])
         assert [second.state(item) for item in STAGES] == ["done", "pending", "failed", "pending"]
         assert second.failures(lost)[FailureClass.LOST_WORKER] == 0
-        assert second.attempts(lost)[0].failure_class == "lost worker"
+        record = second.attempts(lost)[0]
+        assert record.failure_class == "lost worker"
+        assert (record.segments, record.steps, record.wall_s) == (2, 40, 5.0)
 
 
 def test_retry_forgives_and_touches_only_failed_stages(ledger: Ledger) -> None:
@@ -123,11 +126,15 @@ def test_retry_forgives_and_touches_only_failed_stages(ledger: Ledger) -> None:
     assert len(ledger.attempts(first)) == 4
 
 
-def test_speed_is_atom_steps_over_the_wall_time_of_done_attempts(ledger: Ledger) -> None:
-    first, second = ledger.begin([(STAGES[0], "a"), (STAGES[1], "b")])
-    ledger.commit(first, Ending(wall_s=1.0))
-    ledger.commit(second, Ending(wall_s=3.0))
-    assert ledger.speeds() == {("standin", "lj"): 2 * 10 * 100 / 4.0}
+def test_speed_is_atom_steps_over_the_wall_time_of_what_was_committed(ledger: Ledger) -> None:
+    first, second, third = ledger.begin([(stage_id, "slot") for stage_id in STAGES[:3]])
+    ledger.commit(first, Ending(wall_s=1.0, segments=1, steps=100))
+    assert ledger.speeds() == {("standin", "lj"): 10 * 100 / 1.0}
+    ledger.progressed(second, Ending(wall_s=3.0, segments=2, steps=60))  # a pilot that goes on
+    ledger.fail(third, FailureClass.TRANSIENT, "died at once", again=True, ending=Ending(wall_s=9.0))
+    assert ledger.speeds() == {("standin", "lj"): 10 * 160 / 4.0}
+    ledger.fail(second, FailureClass.LOST_WORKER, "its worker died", again=True)
+    assert ledger.speeds() == {("standin", "lj"): 10 * 160 / 4.0}
 
 
 def test_a_driver_that_lost_the_campaign_cannot_write(ledger: Ledger, layout: Layout) -> None:
@@ -295,7 +302,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(on_disk=st.sets(stage_ids))
     def new_driver(self, on_disk: set[str]) -> None:
         self.ledger.acquire(Holder.this_process())
-        self.ledger.reconcile(on_disk.__contains__)
+        self.ledger.reconcile(on_disk.__contains__, lambda *_: Ending())
         for stage_id in self.running:
             self.states[stage_id] = "done" if stage_id in on_disk else "pending"
         self.running.clear()

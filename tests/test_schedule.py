@@ -82,7 +82,28 @@ def test_the_longest_goes_first() -> None:
         name: StageSummary(name, "equilibrate", "toy", "standin", (), 10, steps, "lj", 1, {})
         for name, steps in (("short", 10), ("long", 1000), ("middle", 100))
     }
-    assert schedule_of(stages).take(3) == [["long"], ["middle"], ["short"]]
+    conditions = {name: name for name in stages}
+    assert schedule_of(stages, conditions=conditions).take(3) == [["long"], ["middle"], ["short"]]
+
+
+def test_the_first_stage_of_every_condition_is_its_pilot() -> None:
+    stages = plan_stages(6)
+    conditions = {name: "hot" if name[-1] in "012" else "cold" for name in stages}
+    schedule = schedule_of(stages, {"build": "done"}, conditions)
+    assert schedule.take(2) == [["equilibrate-0"], ["equilibrate-3"]]
+    # No slot is kept empty for a pilot that runs.
+    assert schedule.take(1) == [["equilibrate-1"]]
+    for name in ("equilibrate-1", "equilibrate-3"):
+        schedule.done(name)
+    assert schedule.take(2) == [["produce-3"], ["produce-1"]]
+
+
+def test_a_condition_with_something_done_needs_no_pilot() -> None:
+    stages = plan_stages(4)
+    conditions = {name: "hot" if name[-1] in "01" else "cold" for name in stages}
+    finished = ("build", "equilibrate-1", "produce-1", "reduce-1")
+    done: dict[str, State] = dict.fromkeys(finished, "done")
+    assert schedule_of(stages, done, conditions).take(2) == [["equilibrate-2"], ["equilibrate-0"]]
 
 
 def test_short_stages_travel_together_but_not_after_a_failure() -> None:
@@ -114,9 +135,10 @@ def test_what_needs_a_failed_stage_is_never_offered_nor_counted() -> None:
 
 
 def test_like_failures_hold_their_condition_only() -> None:
-    stages = plan_stages(8)
-    conditions = {name: "hot" if name[-1] in "01234" else "cold" for name in stages}
-    done: dict[str, State] = {"build": "done"}
+    stages = plan_stages(10)
+    conditions = {name: "hot" if name[-1] in "012348" else "cold" for name in stages}
+    piloted = [name for name in stages if name[-1] in "89"]
+    done: dict[str, State] = dict.fromkeys(("build", *piloted), "done")
     schedule = schedule_of(stages, done, conditions)
     failed = [fail_next(schedule, "physics") for _ in range(HOLD_AFTER)]
     assert {conditions[name] for name in failed} == {"hot"} == set(schedule.held)

@@ -9,8 +9,9 @@ import pytest
 
 from campaign.errors import FailureClass, LedgerError, ResourceError
 from campaign.execution import commit as commits
-from campaign.execution import worker
+from campaign.execution import process, worker
 from campaign.execution.commit import read_manifest, verify
+from campaign.execution.segments import WORK
 from campaign.execution.worker import AttemptOutcome, AttemptRequest, run_attempt, run_attempts
 from campaign.layout import Layout
 from campaign.protocols.base import Stage, read_result
@@ -62,7 +63,9 @@ def test_a_run_is_committed_stage_by_stage(layout: Layout, chain: Chain) -> None
         assert commits.manifest_sha256(directory) == outcome.manifest_sha256
         assert read_manifest(directory)["identity"] == json.loads(json.dumps(stage.identity))
     produced = read_manifest(layout.stage(stages[2].id))
-    assert set(produced["files"]) == {"result.nc", "state.restart", "log.standin"}
+    # Only the equilibration's state is needed by another stage.
+    assert set(produced["files"]) == {"result.nc", "log.standin"}
+    assert "state.restart" in read_manifest(layout.stage(stages[1].id))["files"]
     assert produced["random_seed"] == stages[2].random_seed
     assert produced["atom_steps_per_s"] == pytest.approx(10 * 100 / produced["wall_s"])
     assert {"python", "campaign", "numpy", "xarray"} <= set(produced["versions"])
@@ -122,12 +125,15 @@ def test_a_fault_ends_the_attempt_with_its_class_and_commits_nothing(
     assert engines_alive(layout.root) == []
 
 
-def test_a_stop_file_cancels_a_running_engine(layout: Layout, chain: Chain) -> None:
+def test_an_engine_that_does_not_end_when_asked_is_ended(
+    layout: Layout, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "STOP_GRACE_S", 0.2)
     produce = reach_produce(layout, chain("hang"))
     found: list[AttemptOutcome] = []
     thread = threading.Thread(target=lambda: found.append(attempt(layout, produce)))
     thread.start()
-    log = layout.attempt("first") / "log.standin"
+    log = layout.attempt("first") / WORK / "log.standin"
     deadline = time.monotonic() + 20
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.cli.app import out
-from campaign.cli.text import duration, folded, remedy, with_error
+from campaign.cli.text import duration, folded, plural, remedy, with_error
 from campaign.errors import SpecError
 from campaign.layout import Layout
 from campaign.plan_file import load_plan
@@ -150,7 +150,7 @@ def _stage_record(layout: Layout, plan: Plan, ledger: Any, stage_id: str) -> dic
 def _log_tail(directory: Path | None) -> list[str]:
     if directory is None:
         return []
-    for name in ("log.lammps", "stderr.log", "traceback.txt"):
+    for name in ("log.lammps", "segment/log.lammps", "segment/stderr.log", "traceback.txt"):
         path = directory / name
         if path.exists() and path.stat().st_size:
             return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
@@ -164,9 +164,9 @@ def _print_stage(stage: dict[str, Any]) -> None:
     out.print(f"  stage {stage['id']}", markup=False)
     for attempt in stage["attempts"]:
         took = "" if attempt["wall_s"] is None else f", {duration(attempt['wall_s'])}"
-        rate = "" if not attempt["rate"] else f", {attempt['rate']:.2g} atom-step/s"
         _line(
-            f"  attempt {attempt['id']}: {attempt['state']} on {attempt['host'] or '?'}{took}{rate}",
+            f"  attempt {attempt['id']}: {attempt['state']} on {attempt['host'] or '?'}{took}"
+            f"{_work(attempt, stage['atoms'])}",
             indent="    ",
         )
         if attempt["message"]:
@@ -176,6 +176,15 @@ def _print_stage(stage: dict[str, Any]) -> None:
     if stage["state"] != "done":
         for line in stage["log"]:
             out.print(f"  | {line}", markup=False, style="dim")
+
+
+def _work(attempt: dict[str, Any], atoms: int) -> str:
+    """Say what an attempt committed, and how fast."""
+    if not attempt["steps"]:
+        return ""
+    pieces = plural(attempt["segments"], "segment")
+    rate = f", {atoms * attempt['steps'] / attempt['wall_s']:.2g} atom-step/s" if attempt["wall_s"] else ""
+    return f", {attempt['steps']:,} MD steps in {pieces}{rate}"
 
 
 def _next(layout: Layout, run: Run, stages: list[dict[str, Any]]) -> tuple[str, str]:

@@ -5,6 +5,9 @@ A protocol describes a simulation in the words of the field: a timestep, a poten
 (`Engine.prepare`), says how far its process has come (`Engine.progress`) and reads what it wrote
 (`Engine.collect`). Engines never decide anything about the physics, and never start processes: that is done
 once, in ``execution``.
+
+A long stage is a chain of segments, one process each, on one axis of MD steps; `campaign.engines.segments`
+joins what they wrote.
 """
 
 from collections.abc import Mapping
@@ -96,9 +99,46 @@ class Simulation(Settings):
     steps: tuple[Step, ...]
 
 
+STOP_FILE = "stop"
+"""Name of a file in the process's directory that asks it to end after its present block, with its state."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a stage, from MD step ``first`` to ``last``, counted over the whole stage.
+
+    Attributes
+    ----------
+    number
+        From 1. It enters the seeds of thermostats: a seed that came again would repeat its noise.
+    first, last
+        MD steps done before it, and after it; ``last`` is where the engine allows a segment to end.
+    carried
+        What the segment before handed on besides its state: averages that are still running.
+    """
+
+    number: int
+    first: int
+    last: int
+    carried: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the process of a segment wrote.
+
+    ``dataset`` holds series with units; ``last`` is the MD step that was reached, before the segment's own
+    ``last`` if the process was asked to stop; ``carried`` is for the next segment.
+    """
+
+    dataset: "xr.Dataset"
+    last: int
+    carried: Mapping[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Workload:
-    """A simulation with everything that an attempt adds to it.
+    """A segment of a simulation with everything that an attempt adds to it.
 
     Attributes
     ----------
@@ -107,8 +147,10 @@ class Workload:
     random_seed
         Within 1..900,000,000; written into every input that draws random numbers.
     inputs
-        Files of committed stages by role: ``structure`` (``structure.npz``, the built model) and ``state``
-        (the restart file of an earlier stage of the same engine).
+        Committed files by role: ``structure`` (``structure.npz``, the built model) and ``state`` (the restart
+        file of the segment before, or of an earlier stage of the same engine).
+    segment
+        The piece to compute.
     threads
         Threads that the engine may use.
     """
@@ -116,14 +158,15 @@ class Workload:
     simulation: Simulation
     random_seed: int
     inputs: Mapping[str, Path]
+    segment: Segment
     threads: int = 1
 
 
 @dataclass(frozen=True)
 class Command:
-    """How to start the engine's process in the attempt's directory.
+    """How to start the engine's process in its directory.
 
-    ``keep`` names the files that are committed with the stage (inputs, log, restart) besides ``result.nc``.
+    ``keep`` names the text files (input, log) that are committed with the stage besides its result.
     """
 
     argv: tuple[str, ...]
@@ -166,6 +209,9 @@ class Engine(Protocol):
     capabilities: ClassVar[frozenset[str]]
     """Names of the steps that it can do (``thermalise``, ``npt``, ...)."""
 
+    state_file: ClassVar[str]
+    """Name of the restart file that every segment leaves."""
+
     def check(self) -> EngineInfo:
         """Find the engine and start it once.
 
@@ -176,8 +222,14 @@ class Engine(Protocol):
         """
         ...
 
+    def segment_end(self, simulation: Simulation, step: int) -> int:
+        """First MD step of the stage at or after ``step`` where a segment may end."""
+        ...
+
     def prepare(self, workload: Workload, directory: Path) -> Command:
-        """Write all input files into ``directory`` and return the command.
+        """Write all input files of a segment into ``directory`` and return the command.
+
+        The process looks for `STOP_FILE` between blocks of about a second.
 
         Raises
         ------
@@ -190,8 +242,11 @@ class Engine(Protocol):
         """Read how far the process in ``directory`` has come; None if it says nothing yet. Cheap."""
         ...
 
-    def collect(self, directory: Path) -> "xr.Dataset":
-        """Read what a finished process wrote, as series with units.
+    def collect(self, directory: Path) -> Output:
+        """Read what a finished process wrote, as series with units on the time axis of the whole stage.
+
+        A variable whose ``cell_methods`` is `campaign.engines.segments.ACCUMULATED` counts from the start of
+        the segment.
 
         Raises
         ------

@@ -13,18 +13,15 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from campaign.engines.base import Command, EngineInfo, Progress, Workload
+from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulation, Workload
 from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_elements, write_data_file
-from campaign.engines.lammps_output import read_dataset, read_failure, read_progress
-from campaign.engines.lammps_script import make_script
+from campaign.engines.lammps_output import read_failure, read_output, read_progress
+from campaign.engines.lammps_script import make_script, segment_end
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
 from campaign.potentials import get_potential, lammps_model, potential_files, potential_folders
 from campaign.structures.io import read_structure
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 BINARY_VARIABLE = "CAMPAIGN_LAMMPS"
 _PACKAGES = ("MANYBODY", "INTERLAYER", "MOLECULE", "OPENMP")
@@ -38,7 +35,7 @@ class LammpsEngine:
     results_version: ClassVar[int] = 1
     capabilities: ClassVar[frozenset[str]] = frozenset({"thermalise", "npt", "nvt", "preheat", "heat_flow"})
     state_file: ClassVar[str] = STATE
-    """Name of the restart file that a stage leaves for the next one."""
+    """Name of the restart file that a segment leaves for the next one."""
 
     def check(self) -> EngineInfo:
         """Find LAMMPS and start it once; see `Engine.check`."""
@@ -69,6 +66,10 @@ class LammpsEngine:
             )
         return EngineInfo(self.name, version.group(1).strip(), str(binary), "cpu", self.capabilities)
 
+    def segment_end(self, simulation: Simulation, step: int) -> int:
+        """Find where a sample ends, or anywhere before the recorded step; see `Engine.segment_end`."""
+        return segment_end(simulation, step)
+
     def prepare(self, workload: Workload, directory: Path) -> Command:
         """Write ``in.lammps`` and, to start from a structure, ``structure.data``; see `Engine.prepare`.
 
@@ -83,7 +84,12 @@ class LammpsEngine:
         model = lammps_model(potential, layer_elements(atoms))
         state = workload.inputs.get("state")
         script, facts = make_script(
-            workload.simulation, workload.random_seed, atoms, model, restart=state is not None
+            workload.simulation,
+            workload.random_seed,
+            atoms,
+            model,
+            workload.segment,
+            restart=state is not None,
         )
         (directory / SCRIPT).write_text(script)
         facts.write(directory)
@@ -113,16 +119,16 @@ class LammpsEngine:
                 "OMP_NUM_THREADS": str(workload.threads),
                 "LAMMPS_POTENTIALS": os.pathsep.join(map(str, potential_folders())),
             },
-            keep=(SCRIPT, LOG, STATE),
+            keep=(SCRIPT, LOG),
         )
 
     def progress(self, directory: Path) -> Progress | None:
         """Read the steps done from the end of the log; see `Engine.progress`."""
         return read_progress(directory)
 
-    def collect(self, directory: Path) -> "xr.Dataset":
+    def collect(self, directory: Path) -> Output:
         """Series of the last dynamical step and the final structure; see `Engine.collect`."""
-        return read_dataset(directory)
+        return read_output(directory)
 
     def diagnose(self, directory: Path, returncode: int) -> CampaignError:
         """Class of a failure, with the line of the log; see `Engine.diagnose`."""

@@ -46,10 +46,12 @@ class Facts:
         ``heat_flow`` or ``thermo``: what the last dynamical step records.
     timestep_fs
         Timestep.
-    sample_steps, samples
-        Steps between two samples of the last step, and how many samples there are.
-    steps_total
-        MD steps of the whole stage.
+    sample_steps
+        MD steps between two samples of the last step of the simulation, which is the one that is recorded.
+    recorded_first, steps_total
+        MD steps of the stage before that step, and in all.
+    first, last
+        The segment, in MD steps of the stage.
     atoms_of_layer
         Number of atoms in each layer, bottom to top.
     atomic_numbers
@@ -61,8 +63,10 @@ class Facts:
     series: str
     timestep_fs: float
     sample_steps: int
-    samples: int
+    recorded_first: int
     steps_total: int
+    first: int
+    last: int
     atoms_of_layer: tuple[int, ...]
     atomic_numbers: tuple[int, ...]
     slab_fraction: float
@@ -71,6 +75,15 @@ class Facts:
     def atoms(self) -> int:
         """Number of atoms."""
         return sum(self.atoms_of_layer)
+
+    def samples(self, reached: int) -> range:
+        """Find which samples a segment holds that reached MD step ``reached`` of the stage.
+
+        The sample before the first one, at which tallies start from zero, is numbered ``range.start``; the
+        segment's own are those after it, up to ``range.stop - 1``.
+        """
+        first, last = ((step - self.recorded_first) // self.sample_steps for step in (self.first, reached))
+        return range(max(first, 0), max(last, 0) + 1)
 
     def write(self, directory: Path) -> None:
         """Write ``lammps.json``."""

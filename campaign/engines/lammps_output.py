@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from campaign.engines.base import Progress
+from campaign.engines.base import Output, Progress
 from campaign.engines.lammps_input import (
     BAR_PER_GPA,
     FINAL,
@@ -21,6 +21,7 @@ from campaign.engines.lammps_input import (
     Facts,
     frames_per_sample,
 )
+from campaign.engines.segments import ACCUMULATED
 from campaign.errors import (
     CampaignError,
     EngineNotFoundError,
@@ -54,7 +55,7 @@ def read_progress(directory: Path) -> Progress | None:
     for line in reversed(lines):
         row = _thermo_row(line)
         if row is not None:
-            rate = row["elapsed"] * facts.atoms / row["cpu"] if row["v_done"] and row["cpu"] > 0 else None
+            rate = row["elapsed"] * facts.atoms / row["cpu"] if row["elapsed"] and row["cpu"] > 0 else None
             return Progress(int(row["v_done"]), facts.steps_total, rate)
     return None
 
@@ -69,8 +70,8 @@ def _thermo_row(line: str) -> dict[str, float] | None:
         return None
 
 
-def read_dataset(directory: Path) -> "xr.Dataset":
-    """Series of the last dynamical step and the final structure.
+def read_output(directory: Path) -> Output:
+    """Series of the recorded step in this segment and, where the stage ends, the final structure.
 
     Raises
     ------
@@ -82,55 +83,76 @@ def read_dataset(directory: Path) -> "xr.Dataset":
     try:
         facts = Facts.read(directory)
         log = (directory / LOG).read_text(errors="replace")
-        final = _read_final(directory / FINAL, facts)
-        series = _heat_flow(directory, facts) if facts.series == "heat_flow" else _thermo(directory, facts)
+        reached = _step_reached(log, directory)
+        series = (
+            _heat_flow(directory, facts, reached)
+            if facts.series == "heat_flow"
+            else _thermo(directory, facts, reached)
+        )
+        final = _read_final(directory / FINAL, facts) if reached == facts.steps_total else {}
     except FileNotFoundError as error:
         raise TransientError(f"no {Path(error.filename).name}", where=str(directory)) from error
-    if "campaign: complete" not in log or not (directory / STATE).is_file():
-        raise TransientError("LAMMPS did not reach the end of its input", where=str(directory / LOG))
     dangerous = [int(count) for count in re.findall(r"^Dangerous builds = (\d+)", log, re.MULTILINE)]
     variables = {
         **series,
         **final,
-        "dangerous_builds": _variable((), sum(dangerous), "1", "neighbour lists built too late"),
+        "dangerous_builds": _variable(
+            (), sum(dangerous), "1", "neighbour lists built too late", cell_methods=ACCUMULATED
+        ),
         "atoms_initial": _variable((), facts.atoms, "1", "atoms at the start"),
-        "atoms_final": _variable((), final["layer"].size, "1", "atoms at the end"),
     }
     for name, variable in variables.items():
         if not np.isfinite(variable.values).all():
             raise PhysicsError(f"{name} is not finite", where=str(directory), hint="use a smaller timestep")
     import xarray as xr
 
-    return xr.Dataset(
+    dataset = xr.Dataset(
         variables,
         coords={"direction": ["x", "y", "z"]},
         attrs={"engine_version": _version(log), "timestep_fs": facts.timestep_fs},
     )
+    return Output(dataset, reached, _carried(log))
 
 
-def _heat_flow(directory: Path, facts: Facts) -> "dict[str, xr.Variable]":
-    rows = _read_series(directory / SERIES, 9, facts)
+def _step_reached(log: str, directory: Path) -> int:
+    """MD steps of the stage when the segment ended, as LAMMPS says at the end of its input."""
+    found = re.findall(r"^campaign: segment ends at step (\d+)$", log, re.MULTILINE)
+    if not found or not (directory / STATE).is_file():
+        raise TransientError("LAMMPS did not reach the end of its input", where=str(directory / LOG))
+    return int(found[-1])
+
+
+def _carried(log: str) -> dict[str, float]:
+    """Read the running averages that the next segment goes on with: the last line that tells some."""
+    found = re.findall(r"^campaign: carried (.+)$", log, re.MULTILINE)
+    pairs = (word.split("=") for word in found[-1].split()) if found else ()
+    return {name: float(value) for name, value in pairs}
+
+
+def _heat_flow(directory: Path, facts: Facts, reached: int) -> "dict[str, xr.Variable]":
+    samples = facts.samples(reached)
+    rows = _read_series(directory / SERIES, 9, facts, samples)
     step, source, sink, pe_lower, ke_lower, pe_upper, ke_upper, pe, ke = rows.T
     # LAMMPS counts what a thermostat took, from the run's first step on: the difference to that row, negated,
-    # is what it gave. The first row itself (time 0) is not part of the series.
+    # is what it gave. The first row itself is not part of the series.
     return {
         "time": _time(step[1:], facts),
         "layer_temperature": _variable(
             ("time", "layer"),
-            layer_temperature(_read_layers(directory / LAYERS, facts), facts.atoms_of_layer),
+            layer_temperature(_read_layers(directory / LAYERS, facts, samples), facts.atoms_of_layer),
             "K",
             "kinetic temperature (3N degrees of freedom), mean over some frames of each interval",
         ),
-        "source_energy": _energy(source[0] - source[1:], "energy given by the source since the start"),
-        "sink_energy": _energy(sink[0] - sink[1:], "energy given by the sink since the start"),
+        "source_energy": _given(source, "energy given by the source since the start"),
+        "sink_energy": _given(sink, "energy given by the sink since the start"),
         "lower_energy": _energy((pe_lower + ke_lower)[1:], "energy of the lower side"),
         "upper_energy": _energy((pe_upper + ke_upper)[1:], "energy of the upper side"),
         "total_energy": _energy((pe + ke)[1:], "energy of all atoms"),
     }
 
 
-def _thermo(directory: Path, facts: Facts) -> "dict[str, xr.Variable]":
-    rows = _read_series(directory / SERIES, 5, facts)
+def _thermo(directory: Path, facts: Facts, reached: int) -> "dict[str, xr.Variable]":
+    rows = _read_series(directory / SERIES, 5, facts, facts.samples(reached))
     step, kinetic, pressure_xx, pressure_yy, potential = rows[1:].T
     per_bar = 1 / (BAR_PER_GPA * facts.slab_fraction)
     return {
@@ -144,34 +166,41 @@ def _thermo(directory: Path, facts: Facts) -> "dict[str, xr.Variable]":
     }
 
 
-def _variable(dims: tuple[str, ...], values: Any, units: str, long_name: str) -> "xr.Variable":
+def _variable(dims: tuple[str, ...], values: Any, units: str, long_name: str, **more: str) -> "xr.Variable":
     import xarray as xr
 
-    return xr.Variable(dims, values, {"units": units, "long_name": long_name})
+    return xr.Variable(dims, values, {"units": units, "long_name": long_name, **more})
 
 
 def _energy(values: Array, long_name: str) -> "xr.Variable":
     return _variable(("time",), values, "eV", long_name)
 
 
+def _given(tally: Array, long_name: str) -> "xr.Variable":
+    return _variable(("time",), tally[:1] - tally[1:], "eV", long_name, cell_methods=ACCUMULATED)
+
+
 def _time(steps: Array, facts: Facts) -> "xr.Variable":
     return _variable(("time",), steps * facts.timestep_fs / 1000, "ps", "time since the start of the step")
 
 
-def _read_series(path: Path, columns: int, facts: Facts) -> Array:
-    """Rows of a fix ave/time, shape (samples + 1, columns); the first is of step 0."""
-    steps = facts.sample_steps * np.arange(facts.samples + 1)
-    return _table(path, columns, steps)
+def _read_series(path: Path, columns: int, facts: Facts, samples: range) -> Array:
+    """Rows of a fix ave/time, shape (samples, columns); the first is that before the segment's own."""
+    if len(samples) < 2:  # the segment ends before the recorded step
+        return np.empty((0, columns))
+    return _table(path, columns, facts.sample_steps * np.asarray(samples))
 
 
-def _read_layers(path: Path, facts: Facts) -> Array:
-    """Kinetic energies of the layers in eV, shape (samples, layers)."""
-    # LAMMPS adds step 0 to instantaneous samples, not to averages over frames of an interval.
+def _read_layers(path: Path, facts: Facts, samples: range) -> Array:
+    """Kinetic energies of the layers in eV, shape (samples - 1, layers)."""
+    layers = len(facts.atoms_of_layer)
+    if len(samples) < 2:
+        return np.empty((0, layers))
+    # LAMMPS adds the first step to instantaneous samples, not to averages over frames of an interval.
     first = 1 if frames_per_sample(facts.sample_steps) > 1 else 0
-    steps = facts.sample_steps * np.arange(first, facts.samples + 1)
     # A sample is its step, the number of rows, then (layer, energy) for each layer.
-    samples = _table(path, 2 + 2 * len(facts.atoms_of_layer), steps)
-    return samples[-facts.samples :, 3::2]
+    rows = _table(path, 2 + 2 * layers, facts.sample_steps * np.asarray(samples[first:]))
+    return rows[1 - first :, 3::2]
 
 
 def _table(path: Path, columns: int, steps: npt.NDArray[np.int64]) -> Array:
@@ -200,6 +229,7 @@ def _read_final(path: Path, facts: Facts) -> "dict[str, xr.Variable]":
         "final_position": _variable(("atom", "direction"), rows[:, 3:], "angstrom", "position at the end"),
         "layer": _variable(("atom",), layers, "1", "layer, from 0 at the bottom"),
         "atomic_number": _variable(("atom",), numbers, "1", "atomic number"),
+        "atoms_final": _variable((), len(rows), "1", "atoms at the end"),
     }
 
 

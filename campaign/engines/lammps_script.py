@@ -1,7 +1,10 @@
-"""LAMMPS script of a stage.
+"""LAMMPS script of a segment of a stage.
 
 Units are LAMMPS' ``metal`` throughout: angstrom, ps, eV, K, bar. The traps of non-equilibrium MD that it
 avoids are explained in its own comments, so that a committed ``in.lammps`` can be read without this module.
+
+LAMMPS counts time steps from the start of each step of the simulation, also where a segment begins in its
+middle; the variable ``done`` counts those of the whole stage.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +13,16 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
 
-from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation, Thermalise
+from campaign.engines.base import (
+    NVT,
+    STOP_FILE,
+    HeatFlow,
+    NpT,
+    Preheat,
+    Segment,
+    Simulation,
+    Thermalise,
+)
 from campaign.engines.lammps_input import (
     BAR_PER_GPA,
     DATA,
@@ -24,6 +36,7 @@ from campaign.engines.lammps_input import (
     layers_of,
     slab_fraction,
 )
+from campaign.engines.timeline import TimedStep, timeline
 from campaign.errors import InputError
 from campaign.potentials import LammpsModel
 from campaign.quantities import random_seed
@@ -31,24 +44,35 @@ from campaign.quantities import random_seed
 SERIES_POINTS = 200
 """Samples of temperature and pressure in a step that has no sampling interval of its own."""
 
+_BLOCK_ATOM_STEPS = 20_000
+"""Atom-steps between two looks for a request to stop: a tenth of a second to a few seconds."""
+
 Dynamic = NpT | NVT | Preheat | HeatFlow
 
 
 def make_script(
-    simulation: Simulation, seed: int, atoms: Atoms, model: LammpsModel, *, restart: bool
+    simulation: Simulation,
+    seed: int,
+    atoms: Atoms,
+    model: LammpsModel,
+    segment: Segment,
+    *,
+    restart: bool,
 ) -> tuple[str, Facts]:
-    """Script of a stage, and the facts for reading its output.
+    """Script of a segment, and the facts for reading its output.
 
     Parameters
     ----------
     simulation
-        What to compute.
+        What the whole stage computes.
     seed
         Seed of the velocities; those of the thermostats are derived from it.
     atoms
         The built structure, which has the layers, also when the run continues from a restart file.
     model
         Types and pair lines.
+    segment
+        The piece of the stage to compute.
     restart
         Continue from the restart file named by the variable ``state`` instead of ``structure.data``.
 
@@ -57,60 +81,98 @@ def make_script(
     InputError
         No dynamical step, layers that do not exist or overlap, or a step shorter than its sampling interval.
     """
-    writer = _Writer(simulation, seed, atoms, model)
+    writer = _Writer(simulation, seed, atoms, model, segment)
     writer.start(restart=restart)
-    for index, step in enumerate(simulation.steps):
-        match step:
+    for index, timed in enumerate(writer.steps):
+        if not writer.begins(timed):
+            continue
+        match timed.step:
             case Thermalise():
-                writer.thermalise(step, minimise=index == 0 and not restart)
+                writer.thermalise(timed.step, minimise=index == 0 and not restart)
             case NpT():
-                writer.npt(step)
+                writer.npt(timed.step)
             case NVT():
-                writer.nvt(step)
+                writer.nvt(timed.step)
             case Preheat():
-                writer.preheat(step, index)
+                writer.preheat(timed.step, index)
             case HeatFlow():
-                writer.heat_flow(step, index)
+                writer.heat_flow(timed.step, index)
     writer.finish()
     return writer.text(), writer.facts
 
 
-def steps_of(duration_ps: float, timestep_fs: float) -> int:
-    """Whole MD steps of a duration, at least one."""
-    return max(1, round(duration_ps * 1000 / timestep_fs))
+def segment_end(simulation: Simulation, step: int) -> int:
+    """First MD step of the stage at or after ``step`` that ends a sample, or any before the recorded step."""
+    recorded = timeline(simulation)[-1]
+    if step <= recorded.first:
+        return max(step, 1)
+    interval = sample_steps(simulation)
+    samples = -(-(step - recorded.first) // interval)
+    end = recorded.first + samples * interval
+    # What is left over after the last sample belongs to the last segment.
+    return recorded.last if end + interval > recorded.last else end
+
+
+def sample_steps(simulation: Simulation) -> int:
+    """MD steps between two samples of the last step, which is the one that is recorded."""
+    recorded = timeline(simulation)[-1]
+    if isinstance(recorded.step, HeatFlow):
+        return max(1, round(recorded.step.sampling_interval_fs / simulation.timestep_fs))
+    return max(1, recorded.steps // SERIES_POINTS)
 
 
 class _Writer:
     """Collects the script's lines, step by step."""
 
-    def __init__(self, simulation: Simulation, seed: int, atoms: Atoms, model: LammpsModel) -> None:
-        dynamic = [step for step in simulation.steps if not isinstance(step, Thermalise)]
-        if not dynamic:
-            raise InputError("the simulation has no dynamical step")
+    def __init__(
+        self, simulation: Simulation, seed: int, atoms: Atoms, model: LammpsModel, segment: Segment
+    ) -> None:
+        self.steps = timeline(simulation)
+        if not self.steps or isinstance(self.steps[-1].step, Thermalise):
+            raise InputError("no dynamical step at the end of the simulation")
+        recorded = self.steps[-1]
         self._timestep_fs = simulation.timestep_fs
         self._seed = seed
         self._model = model
-        self._steps_done = 0
-        self._last: Dynamic = dynamic[-1]
+        self._segment = segment
+        self._recorded = recorded
+        self._now = recorded
         self._lines: list[str] = []
-        self._groups: list[str] = []
-        last_steps = self._count(self._last)
-        sample_steps = self._sample_steps(self._last, last_steps)
+        interval = sample_steps(simulation)
         self.facts = Facts(
-            series="heat_flow" if isinstance(self._last, HeatFlow) else "thermo",
+            series="heat_flow" if isinstance(recorded.step, HeatFlow) else "thermo",
             timestep_fs=simulation.timestep_fs,
-            sample_steps=sample_steps,
-            samples=last_steps // sample_steps,
-            steps_total=sum(self._count(step) for step in dynamic),
+            sample_steps=interval,
+            recorded_first=recorded.first,
+            steps_total=recorded.last,
+            first=segment.first,
+            last=segment.last,
             atoms_of_layer=tuple(np.bincount(layers_of(atoms)).tolist()),
             atomic_numbers=tuple(atomic_numbers[element] for element, _ in model.types),
             slab_fraction=slab_fraction(atoms),
         )
-        if self.facts.samples == 0:
+        if recorded.steps < interval:
             raise InputError(
-                f"the last step has {last_steps} MD steps, less than a sampling interval of {sample_steps}",
+                f"the last step has {recorded.steps} MD steps, less than a sampling interval of {interval}",
                 where="sampling_interval_fs",
             )
+
+    def begins(self, timed: TimedStep) -> bool:
+        """Go on to a step; whether this segment has a part in it. Velocities belong to what follows them."""
+        self._now = timed
+        if timed.steps == 0:
+            return self._segment.first <= timed.first < self._segment.last
+        return timed.first < self._segment.last and timed.last > self._segment.first
+
+    @property
+    def _begin(self) -> int:
+        """MD steps of the present step that were done in earlier segments."""
+        return max(0, self._segment.first - self._now.first)
+
+    @property
+    def _end(self) -> int:
+        """MD steps of the present step when this segment leaves it."""
+        return min(self._now.steps, self._segment.last - self._now.first)
 
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"
@@ -133,6 +195,7 @@ class _Writer:
         self._add(
             f"timestep {self._timestep_fs / 1000:.10g}",
             "variable done equal 0",
+            f"variable stop equal is_file({STOP_FILE})",
             f"thermo_style custom {' '.join(THERMO_COLUMNS)}",
             "thermo_modify flush yes lost error format float %.12g",
             f"thermo {self._thermo_steps()}",
@@ -157,39 +220,63 @@ class _Writer:
         # The cell holds vacuum, so a pressure within the structure is a smaller one of the cell.
         pressure_bar = step.pressure_GPa * BAR_PER_GPA * self.facts.slab_fraction
         barostat = f"{pressure_bar:.10g} {pressure_bar:.10g} {step.barostat_damping_fs / 1000:.10g}"
-        steps = self._count(step)
+        begin, end, half = self._begin, self._end, self._now.steps // 2
         self._heading(step.step)
         self._add(
             "# Nothing is frozen: fix npt measures all atoms, and the mobile ones would be too hot.",
             f"fix motion all npt {bath} x {barostat} y {barostat}",
         )
-        self._record(step)
-        if steps > 1:
-            self._run(steps // 2)
+        self._record()
+        if begin < half:
+            self._run(begin, min(half, end))
+        if end > half:
+            self._average_cell(max(begin, half), end)
+        if end == self._now.steps:
+            self._add(
+                "# The cell becomes its average over the last half, not its last instant.",
+                f"variable scale_x equal $({self._mean_length('x')}/lx:%.15g)",
+                f"variable scale_y equal $({self._mean_length('y')}/ly:%.15g)",
+                f'print "campaign: average cell $({self._mean_length("x")}:%.15g) '
+                f'$({self._mean_length("y")}:%.15g)"',
+            )
+            self._leave("motion", "cell", "series")
+            self._add("change_box all x scale ${scale_x} y scale ${scale_y} remap units box")
+
+    def _average_cell(self, begin: int, end: int) -> None:
+        self._average_from = begin
         self._add(
             "variable length_x equal lx",
             "variable length_y equal ly",
             "fix cell all ave/time 1 1 1 v_length_x v_length_y ave running",
         )
-        self._run(steps - steps // 2)
-        self._add(
-            "# The cell becomes its average over the last half, not its last instant.",
-            "variable scale_x equal $(f_cell[1]/lx:%.15g)",
-            "variable scale_y equal $(f_cell[2]/ly:%.15g)",
-            'print "campaign: average cell $(f_cell[1]:%.15g) $(f_cell[2]:%.15g)"',
-            "unfix motion",
-            "unfix cell",
+        carry = (
+            f'print "campaign: carried cell_x=$({self._mean_length("x")}:%.15g) '
+            f'cell_y=$({self._mean_length("y")}:%.15g) cell_samples=$({self._samples()}:%.15g)"'
         )
-        self._stop_recording(step)
-        self._add("change_box all x scale ${scale_x} y scale ${scale_y} remap units box")
+        self._run(begin, end, f"'{carry}'")
+        if end < self._now.steps:
+            self._add(carry)
+
+    def _samples(self) -> str:
+        """Count the lengths in the average, with those of earlier segments, as a formula."""
+        before = self._segment.carried.get("cell_samples", 0)
+        return f"step-{self._average_from}+1+{before:.10g}"
+
+    def _mean_length(self, axis: str) -> str:
+        """Average length of the cell over this and earlier segments, as a formula."""
+        own = f"f_cell[{'xy'.index(axis) + 1}]"
+        carried = self._segment.carried
+        if "cell_samples" not in carried:
+            return own
+        total = carried["cell_samples"] * carried[f"cell_{axis}"]
+        return f"({own}*(step-{self._average_from}+1)+{total:.15g})/({self._samples()})"
 
     def nvt(self, step: NVT) -> None:
         self._heading(step.step)
         self._add(f"fix motion all nvt {self._bath(step)}")
-        self._record(step)
-        self._run(self._count(step))
-        self._add("unfix motion")
-        self._stop_recording(step)
+        self._record()
+        self._run(self._begin, self._end)
+        self._leave("motion", "series")
 
     def preheat(self, step: Preheat, index: int) -> None:
         self._heading(step.step)
@@ -203,10 +290,9 @@ class _Writer:
             self._group(name, [layer for layer in layers if layer not in frozen])
             self._langevin(name, temperature_K, damping_ps, index)
         self._disjoint(hot=step.hot_layers, cold=step.cold_layers)
-        self._record(step)
-        self._run(self._count(step))
-        self._add("unfix motion", "unfix hot", "unfix cold")
-        self._stop_recording(step)
+        self._record()
+        self._run(self._begin, self._end)
+        self._leave("motion", "hot", "cold", "series")
 
     def heat_flow(self, step: HeatFlow, index: int) -> None:
         self._disjoint(source=step.source_layers, sink=step.sink_layers, frozen=step.frozen_layers)
@@ -224,20 +310,20 @@ class _Writer:
         )
         self._langevin("source", step.source_temperature_K, damping_ps, index, "tally yes")
         self._langevin("sink", step.sink_temperature_K, damping_ps, index, "tally yes")
-        if step is self._last:
+        if self._now is self._recorded:
             self._record_heat_flow()
-        self._run(self._count(step))
-        self._add("unfix motion", "unfix source", "unfix sink")
-        if step is self._last:
-            self._add("unfix series", "unfix layers")
+        self._run(self._begin, self._end)
+        self._leave("motion", "source", "sink", "series", "layers")
 
     def finish(self) -> None:
+        """End the segment, also where a request to stop has ended a run early."""
+        self._add("", "# end of the segment")
+        if self._segment.last == self.facts.steps_total:
+            self._add(f"write_dump all custom {FINAL} id mol type x y z modify sort id format float %.10g")
         self._add(
-            "",
-            "# end of the stage",
+            "label finish",
             f"write_restart {STATE}",
-            f"write_dump all custom {FINAL} id mol type x y z modify sort id format float %.10g",
-            'print "campaign: complete"',
+            'print "campaign: segment ends at step $(v_done:%.15g)"',
         )
 
     @staticmethod
@@ -245,8 +331,8 @@ class _Writer:
         temperature = f"{step.temperature_K:.10g}"
         return f"temp {temperature} {temperature} {step.thermostat_damping_fs / 1000:.10g}"
 
-    def _record(self, step: Dynamic) -> None:
-        if step is not self._last:
+    def _record(self) -> None:
+        if self._now is not self._recorded:
             return
         every = self.facts.sample_steps
         self._add(
@@ -255,9 +341,11 @@ class _Writer:
             f'c_thermo_pe format " %.12g" file {SERIES}',
         )
 
-    def _stop_recording(self, step: Dynamic) -> None:
-        if step is self._last:
-            self._add("unfix series")
+    def _leave(self, *fixes: str) -> None:
+        """Remove the fixes of a step that has ended; else a restart file has to hold their state."""
+        if self._end == self._now.steps:
+            records = () if self._now is self._recorded else ("series", "layers")
+            self._add(*(f"unfix {name}" for name in fixes if name not in records))
 
     def _record_heat_flow(self) -> None:
         every = self.facts.sample_steps
@@ -282,9 +370,6 @@ class _Writer:
         )
 
     def _freeze(self, layers: Sequence[int]) -> None:
-        # LAMMPS would add to a group of an earlier step that has the same name.
-        self._add(*(f"group {name} delete" for name in self._groups))
-        self._groups.clear()
         if layers:
             self._group("frozen", layers)
             self._add("velocity frozen set 0 0 0")
@@ -296,7 +381,9 @@ class _Writer:
     def _langevin(
         self, name: str, temperature_K: float, damping_ps: str, index: int, tally: str = ""
     ) -> None:
-        seed = random_seed(self._seed, index, name)
+        # A seed that came again in the next segment would repeat its noise.
+        later = (self._segment.number,) if self._segment.number > 1 else ()
+        seed = random_seed(self._seed, index, name, *later)
         bath = f"{temperature_K:.10g}"
         self._add(f"fix {name} {name} langevin {bath} {bath} {damping_ps} {seed} {tally}".rstrip())
 
@@ -310,8 +397,8 @@ class _Writer:
         self._group_from(name, f"molecule {' '.join(str(layer + 1) for layer in layers)}")
 
     def _group_from(self, name: str, definition: str) -> None:
-        self._groups.append(name)
-        self._add(f"group {name} {definition}")
+        # LAMMPS would add to a group of that name of an earlier step or segment; only what exists is cleared.
+        self._add(f"group {name} empty", f"group {name} clear", f"group {name} {definition}")
 
     @staticmethod
     def _disjoint(**groups: Sequence[int]) -> None:
@@ -322,22 +409,28 @@ class _Writer:
                     raise InputError(f"layer {layer} belongs to both {owner[layer]!r} and {name!r}")
                 owner[layer] = name
 
-    def _run(self, steps: int) -> None:
-        self._add(f"variable done equal elapsed+{self._steps_done}", f"run {steps}")
-        self._steps_done += steps
+    def _run(self, begin: int, end: int, *before_stop: str) -> None:
+        """Run from one MD step of the present step to another; a request to stop ends the segment.
+
+        ``before_stop`` are quoted commands for that case.
+        """
+        commands = " ".join((*before_stop, '"jump SELF finish"'))
+        self._add(f"run {end - begin}", f'if "$(step) < {end}" then {commands}')
 
     def _heading(self, name: str) -> None:
         # Samples fall on multiples of the interval, counted from the start of the step; and LAMMPS refuses to
         # reset the count while a fix ave/time exists.
-        self._add("", f"# {name}", "reset_timestep 0")
-
-    def _count(self, step: Dynamic) -> int:
-        return steps_of(step.duration_ps, self._timestep_fs)
-
-    def _sample_steps(self, step: Dynamic, steps: int) -> int:
-        if isinstance(step, HeatFlow):
-            return max(1, round(step.sampling_interval_fs / self._timestep_fs))
-        return max(1, steps // SERIES_POINTS)
+        block = max(1, _BLOCK_ATOM_STEPS // self.facts.atoms)
+        if self._now is self._recorded:
+            block = self.facts.sample_steps * max(1, block // self.facts.sample_steps)
+        counted = "step+" if self._now.steps else ""  # a minimisation counts as no step
+        self._add(
+            "",
+            f"# {name}",
+            f"reset_timestep {self._begin}",
+            f"variable done equal {counted}{self._now.first}",
+            f"fix stop all halt {block} v_stop > 0 error soft message no",
+        )
 
     def _thermo_steps(self) -> int:
         # A line for each second of work or so, and at most 20,000 lines.

@@ -49,8 +49,10 @@ def manifest_sha256(directory: Path) -> str:
     return sha256(directory / MANIFEST)
 
 
-def verify(directory: Path) -> None:
-    """Compare the files of a committed stage with its manifest.
+def verify(directory: Path, *, without: str | None = None) -> None:
+    """Compare the files of a committed stage or segment with its manifest.
+
+    ``without`` names a file that need not be there.
 
     Raises
     ------
@@ -59,6 +61,8 @@ def verify(directory: Path) -> None:
     """
     for name, file in read_manifest(directory)["files"].items():
         path = directory / name
+        if name == without:
+            continue
         if not path.is_file():
             raise LedgerError("a file of a committed stage is missing", where=str(path))
         if path.stat().st_size != file["size"] or sha256(path) != file["sha256"]:
@@ -74,29 +78,33 @@ def sha256(path: Path) -> str:
 def commit(
     staging: Path, layout: Layout, stage_id: str, attempt_id: str, manifest: Mapping[str, Any]
 ) -> bool:
-    """Commit the files in ``staging`` as a stage.
+    """Commit the files in ``staging`` as a stage; see `commit_directory`."""
+    return commit_directory(
+        staging, layout.stage(stage_id), layout, attempt_id, {"stage": stage_id, **manifest}
+    )
 
-    ``manifest`` gets ``format``, ``stage``, ``attempt`` and ``files`` (hash and size of each file) added.
+
+def commit_directory(
+    staging: Path, target: Path, layout: Layout, attempt_id: str, manifest: Mapping[str, Any]
+) -> bool:
+    """Commit the files in ``staging`` as the directory ``target`` of a campaign.
+
+    ``manifest`` gets ``format``, ``attempt`` and ``files`` (hash and size of each file) added.
 
     Returns
     -------
     bool
-        False if the stage was committed meanwhile by another attempt: this late copy loses.
+        False if it was committed meanwhile by another attempt: this late copy loses.
     """
     files = {
         str(path.relative_to(staging)): {"sha256": sha256(path), "size": path.stat().st_size}
         for path in sorted(staging.rglob("*"))
         if path.is_file()
     }
-    whole = {"format": MANIFEST_FORMAT, "stage": stage_id, "attempt": attempt_id, **manifest, "files": files}
+    whole = {"format": MANIFEST_FORMAT, **manifest, "attempt": attempt_id, "files": files}
     (staging / MANIFEST).write_text(json.dumps(whole, indent=1, allow_nan=False))
     _fsync_tree(staging)
-
-    target = layout.stage(stage_id)
-    if not target.parent.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fsync_directory(layout.stages)
-        fsync_directory(layout.root)
+    _make_parents(target, layout)
     try:
         staging.rename(target)
     except OSError as error:
@@ -110,6 +118,17 @@ def commit(
             return False
     fsync_directory(target.parent)
     return True
+
+
+def _make_parents(target: Path, layout: Layout) -> None:
+    """Make the directories above ``target`` durable; the target itself is never made before the rename."""
+    if target.parent.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for parent in target.parents[1:]:
+        fsync_directory(parent)
+        if parent == layout.root:
+            break
 
 
 def _attempt_of(directory: Path) -> str | None:

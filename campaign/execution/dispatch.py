@@ -34,15 +34,20 @@ NO_SLOT_S = 120.0
 
 @dataclass
 class Flight:
-    """An attempt that was submitted."""
+    """An attempt that was submitted.
+
+    ``rate`` is the speed that was measured for its like, ``segments`` how many it has committed.
+    """
 
     attempt_id: str
     stage_id: str
     stage: Stage
     slot: str
     submitted: str
+    rate: float | None = None
     started: str | None = None
     progress: Progress | None = None
+    segments: int = 0
 
 
 @dataclass
@@ -58,10 +63,11 @@ class Ticket:
 class Dispatcher:
     """Slots of a cluster and the tasks on them."""
 
-    def __init__(self, cluster: Cluster, root: Path, threads: int) -> None:
+    def __init__(self, cluster: Cluster, root: Path, threads: int, segment_s: float) -> None:
         self._cluster = cluster
         self._root = root
         self._threads = threads
+        self._segment_s = segment_s
         self._slots = set(cluster.slots())
         self._tickets: dict[str, Ticket] = {}
         self._ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -89,7 +95,15 @@ class Dispatcher:
         """Send attempts, which share a slot, as one task; the first one's id is its key."""
         slot = flights[0].slot
         requests = [
-            AttemptRequest(self._root, item.attempt_id, item.stage, self._threads) for item in flights
+            AttemptRequest(
+                self._root,
+                item.attempt_id,
+                item.stage,
+                threads=self._threads,
+                segment_s=self._segment_s,
+                rate=item.rate,
+            )
+            for item in flights
         ]
         future = self._cluster.client.submit(
             run_attempts,

@@ -11,22 +11,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from campaign.engines.base import Engine, get_engine
-from campaign.errors import FailureClass, LedgerError
+from campaign.errors import FailureClass, LedgerError, ResourceError
 from campaign.execution.cluster import open_cluster
 from campaign.execution.commit import is_committed, manifest_sha256
 from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
 from campaign.execution.requests import read_requests
 from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
+from campaign.execution.segments import SEGMENT_S, WORK, discard_segments, segments_by
 from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, snapshot, write_snapshot
 from campaign.execution.worker import STARTED, STOP, AttemptOutcome
 from campaign.layout import Layout, write_atomic
-from campaign.ledger import Holder, Ledger, utc_now
+from campaign.ledger import Ending, Holder, Ledger, utc_now
 from campaign.plan import Plan
 from campaign.plan_file import save_plan
 from campaign.protocols.base import Stage
@@ -64,6 +65,7 @@ def run_campaign(
     spec_text: str | None = None,
     workers: int | None = None,
     threads: int = 1,
+    segment_s: float = SEGMENT_S,
     on_snapshot: SnapshotWatcher | None = None,
 ) -> DriverResult:
     """Run what is missing of a plan in its directory, until nothing can be done or somebody asks to stop.
@@ -80,6 +82,8 @@ def run_campaign(
         Attempts at a time; None for as many as the cores hold.
     threads
         Threads of an engine in one attempt.
+    segment_s
+        Time between two checkpoints of a long stage: the most of a run that can be lost.
     on_snapshot
         Called about every second with what ``status.json`` holds.
 
@@ -105,9 +109,9 @@ def run_campaign(
         save_plan(plan, layout.plan)
         driver = _Driver(layout, plan, stages, ledger, holder=holder, on_snapshot=on_snapshot)
         try:
-            return driver.run(workers, threads)
+            return driver.run(workers, threads, segment_s)
         finally:
-            with contextlib.suppress(LedgerError):  # it is another driver's by now
+            with contextlib.suppress(LedgerError, ResourceError):  # another driver's by now, or a full disk
                 ledger.release()
 
 
@@ -156,12 +160,14 @@ class _Driver:
         """Reconcile what an earlier driver left, apply waiting requests, add new stages."""
         waiting = read_requests(self._layout)
         with self._ledger.transaction():
-            settled = self._ledger.reconcile(lambda stage_id: is_committed(self._layout, stage_id))
+            settled = self._ledger.reconcile(
+                lambda stage_id: is_committed(self._layout, stage_id), self._work_of
+            )
             if settled:
                 logger.info("an earlier driver left %d stages running: %s", settled.total(), dict(settled))
             for request in waiting:
                 if request.kind == "retry":
-                    self._ledger.retry(request.payload.get("stages", ()))
+                    self._retry(request.payload.get("stages", ()))
             known = self._ledger.states()
             self._ledger.register(self._plan.stages[item] for item in self._plan.stages if item not in known)
             purged = self._purged()
@@ -173,6 +179,15 @@ class _Driver:
         leftovers = [path.name for path in self._layout.attempts.iterdir()]
         for attempt_id in self._ledger.ended(leftovers):
             shutil.rmtree(self._layout.attempt(attempt_id), ignore_errors=True)
+
+    def _work_of(self, stage_id: str, attempt_id: str) -> Ending:
+        """Tell what an attempt committed of a stage that is not finished."""
+        kept = segments_by(self._layout, stage_id, attempt_id)
+        return Ending(
+            wall_s=sum(segment.wall_s for segment in kept),
+            segments=len(kept),
+            steps=sum(segment.last - segment.first for segment in kept),
+        )
 
     def _purged(self) -> list[str]:
         """Done stages that are gone from the disk, of those that are still to be read.
@@ -199,7 +214,7 @@ class _Driver:
 
     # The loop
 
-    def run(self, workers: int | None, threads: int) -> DriverResult:
+    def run(self, workers: int | None, threads: int, segment_s: float) -> DriverResult:
         """Drive until nothing can be done any more, or until asked to stop."""
         finished = False
         with self._signals():
@@ -208,7 +223,7 @@ class _Driver:
             try:
                 if self._schedule.has_ready() and not self._stop_signals:
                     with open_cluster(workers, threads) as cluster:
-                        self._dispatcher = Dispatcher(cluster, self._layout.root, threads)
+                        self._dispatcher = Dispatcher(cluster, self._layout.root, threads, segment_s)
                         self._loop(self._dispatcher)
                         if self._dispatcher:  # what did not end when it was asked to
                             self._dispatcher.kill()
@@ -277,10 +292,16 @@ class _Driver:
         now = utc_now()
         for batch, slot in batches:
             dispatcher.submit(
-                [Flight(next(attempt_ids), item, self._stages[item], slot, now) for item in batch]
+                [
+                    Flight(next(attempt_ids), item, self._stages[item], slot, now, rate=self._speed_of(item))
+                    for item in batch
+                ]
             )
             for stage_id in batch:
                 self._board.update(stage_id)
+
+    def _speed_of(self, stage_id: str) -> float | None:
+        return self._speeds.get(speed_key(self._plan.stages[stage_id]))
 
     def _collect(self, dispatcher: Dispatcher) -> None:
         """Wait for what ends, at most until the next tick, and record all of it in one commit."""
@@ -313,6 +334,7 @@ class _Driver:
 
     def _record_failure(self, flight: Flight, outcome: AttemptOutcome) -> None:
         stage_id, failure_class = flight.stage_id, outcome.failure_class or FailureClass.INTERNAL
+        outcome = self._with_segments(flight, outcome)
         if failure_class == FailureClass.ENGINE_NOT_FOUND:
             # Not the stage's fault: it waits, with all that need this engine, for a start that finds it.
             again, counted = True, False
@@ -320,7 +342,9 @@ class _Driver:
         elif failure_class == FailureClass.CANCELLED:
             again, counted = True, False
         else:
-            again, counted = self._ledger.failures(stage_id)[failure_class] < BUDGETS[failure_class], True
+            # One that came further is not the one that fails again and again.
+            again = self._ledger.failures(stage_id)[failure_class] < BUDGETS[failure_class]
+            counted = not outcome.ending.segments
         self._ledger.fail(
             flight.attempt_id,
             failure_class,
@@ -336,6 +360,15 @@ class _Driver:
         else:
             self._schedule.failed(stage_id, failure_class)
             self._failed[stage_id] = failure_entry(self._board, self._ledger.attempts(stage_id)[-1])
+
+    def _with_segments(self, flight: Flight, outcome: AttemptOutcome) -> AttemptOutcome:
+        """Add what an attempt committed that could not say so itself: the disk is right."""
+        work = self._work_of(flight.stage_id, flight.attempt_id)
+        wall_s = outcome.ending.wall_s or work.wall_s
+        return replace(
+            outcome,
+            ending=replace(outcome.ending, wall_s=wall_s, segments=work.segments, steps=work.steps),
+        )
 
     def _abandon(self) -> None:
         """Settle what is in flight once no worker is left: committed after all, or cancelled."""
@@ -366,7 +399,7 @@ class _Driver:
             if request.kind == "stop":
                 self._stop_signals = max(self._stop_signals, 1)
             else:
-                again = self._ledger.retry(request.payload.get("stages", ()))
+                again = self._retry(request.payload.get("stages", ()))
                 ours = [stage_id for stage_id in again if stage_id in self._stages]
                 self._schedule.retry(ours)
                 for stage_id in ours:
@@ -374,9 +407,18 @@ class _Driver:
                     self._board.update(stage_id)
             request.path.unlink(missing_ok=True)
 
+    def _retry(self, stage_ids: Iterable[str]) -> list[str]:
+        """Set failed stages back to pending; what failed for its physics starts over."""
+        failed = self._ledger.failed()
+        again = self._ledger.retry(stage_ids)
+        for stage_id in again:
+            if failed[stage_id].failure_class == FailureClass.PHYSICS:
+                discard_segments(self._layout, stage_id)
+        return again
+
     def _watch_attempts(self, dispatcher: Dispatcher) -> None:
         """Read how far the engines are, and from where their workers reported the start."""
-        started = []
+        started, came_further = [], []
         for flight in dispatcher.flights:
             if flight.stage.engine is None:
                 continue
@@ -388,11 +430,24 @@ class _Driver:
                     started.append((flight.attempt_id, facts))
                 if flight.stage.engine not in self._engines:
                     self._engines[flight.stage.engine] = get_engine(flight.stage.engine)
-                flight.progress = self._engines[flight.stage.engine].progress(directory) or flight.progress
-        if started:
+                engine = self._engines[flight.stage.engine]
+                flight.progress = engine.progress(directory / WORK) or flight.progress
+                if self._count_segments(flight):
+                    came_further.append(flight)
+        if started or came_further:
             with self._ledger.transaction():
                 for attempt_id, facts in started:
                     self._ledger.started(attempt_id, facts["host"], facts["pid"], facts["started"])
+                for flight in came_further:
+                    self._ledger.progressed(
+                        flight.attempt_id, self._work_of(flight.stage_id, flight.attempt_id)
+                    )
+
+    def _count_segments(self, flight: Flight) -> bool:
+        """Look how many segments the stage has; whether they became more."""
+        before = flight.segments
+        flight.segments = sum(1 for _ in self._layout.segments_of(flight.stage_id).iterdir())
+        return flight.segments > before
 
     # Store and snapshot
 

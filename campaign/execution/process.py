@@ -16,13 +16,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from campaign.engines.base import Command
+from campaign.engines.base import STOP_FILE, Command
 from campaign.errors import CancelledAttemptError, EngineNotFoundError, EngineTimeoutError
 
 STDOUT = "stdout.log"
 STDERR = "stderr.log"
 GRACE_S = 5.0
 """Time between SIGTERM and SIGKILL."""
+
+STOP_GRACE_S = 8.0
+"""Time in which a process that was asked to stop can reach the end of its block."""
 
 _PR_SET_PDEATHSIG = 1
 # Loaded here, because between fork and exec only a call of something ready is safe while other threads exist.
@@ -36,6 +39,7 @@ def run_process(
     threads: int,
     timeout_without_output_s: float | None,
     should_stop: Callable[[], bool],
+    end_after_s: float | None = None,
     poll_s: float = 0.2,
 ) -> int:
     """Run an engine's process in ``directory`` until it ends.
@@ -53,7 +57,10 @@ def run_process(
     timeout_without_output_s
         How long all files in ``directory`` may stay unchanged; None for ever.
     should_stop
-        Asked every ``poll_s`` seconds; True ends the process.
+        Asked every ``poll_s`` seconds; True asks the process to end at its next block, by a file named
+        `STOP_FILE`, and ends it if it has not done so within `STOP_GRACE_S`.
+    end_after_s
+        Time after which it is asked to end at its next block, however long that takes; None for never.
     poll_s
         Time between two looks, in seconds.
 
@@ -69,20 +76,29 @@ def run_process(
     EngineTimeoutError
         Nothing was written for ``timeout_without_output_s``.
     CancelledAttemptError
-        ``should_stop`` said so.
+        ``should_stop`` said so, and the process did not end by itself.
     """
     process = _start(command, directory, threads)
     try:
-        last_output, last_change = _output_state(directory), time.monotonic()
+        started = last_change = time.monotonic()
+        last_output = _output_state(directory)
+        stopping_since: float | None = None
         pause_s = min(0.01, poll_s)
         while not _has_ended(process):
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, poll_s)  # short processes are noticed at once
-            if should_stop():
-                raise CancelledAttemptError("the attempt was asked to stop", where=str(directory))
+            now = time.monotonic()
+            if stopping_since is None and should_stop():
+                stopping_since = now
+                (directory / STOP_FILE).touch()
+            elif stopping_since is not None and now - stopping_since > STOP_GRACE_S:
+                raise CancelledAttemptError("asked to stop, within a block", where=str(directory))
+            if end_after_s is not None and now - started > end_after_s:
+                (directory / STOP_FILE).touch()
+                end_after_s = None
             if timeout_without_output_s is None:
                 continue
-            output, now = _output_state(directory), time.monotonic()
+            output = _output_state(directory)
             if output != last_output:
                 last_output, last_change = output, now
             elif now - last_change > timeout_without_output_s:

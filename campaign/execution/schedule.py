@@ -35,7 +35,8 @@ Speed = tuple[str, str | None]
 """What a speed is measured for: (engine, potential)."""
 
 
-_Heap = list[tuple[tuple[int, float, int], str]]
+_Priority = tuple[bool, int, float, int]
+_Heap = list[tuple[_Priority, str]]
 
 
 class Schedule:
@@ -65,6 +66,7 @@ class Schedule:
             stage_id: stages[stage_id] for stage_id, state in self.states.items() if state != "done"
         }
         self._conditions = conditions
+        self._pilots = self._choose_pilots(stages)
         self._streaks: dict[tuple[str, str], tuple[str, int]] = {}
         self._alone: set[str] = set()
         self._dependents: defaultdict[str, list[str]] = defaultdict(list)
@@ -79,8 +81,21 @@ class Schedule:
         for stage_id in self._stages:
             self._offer(stage_id)
 
-    def _priorities(self) -> dict[str, tuple[int, float, int]]:
-        """Put stages nearest to the end of their run first; among equals, those with most to come."""
+    def _choose_pilots(self, stages: Mapping[str, StageSummary]) -> set[str]:
+        pilots: dict[tuple[str, str], str] = {}
+        for stage_id, condition in self._conditions.items():
+            kind = stages[stage_id].kind
+            if kind not in SHORT_KINDS and pilots.get((condition, kind)) != "":
+                done = self.states[stage_id] == "done"
+                pilots[condition, kind] = "" if done else pilots.get((condition, kind), stage_id)
+        return set(pilots.values())
+
+    def _priorities(self) -> dict[str, _Priority]:
+        """Put pilots first, then stages nearest to the end of their run; among equals, the longest.
+
+        The pilot of a condition is its first stage of a kind: it measures the speed, and shows what is wrong,
+        before the others begin. No slot is kept empty for it.
+        """
         levels: dict[str, int] = {}
         to_come: dict[str, float] = {}
         for stage_id, stage in reversed(self._stages.items()):  # each before the ones it needs
@@ -89,7 +104,10 @@ class Schedule:
             to_come[stage_id] = stage.atoms * stage.steps + max(
                 (to_come[item] for item in after), default=0.0
             )
-        return {item: (levels[item], -to_come[item], index) for index, item in enumerate(self._stages)}
+        return {
+            item: (item not in self._pilots, levels[item], -to_come[item], index)
+            for index, item in enumerate(self._stages)
+        }
 
     def _offer(self, stage_id: str) -> None:
         """Make a stage ready if it is pending and all that it needs is done."""

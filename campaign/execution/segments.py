@@ -1,0 +1,340 @@
+"""A long stage as a chain of segments: one engine process each, committed by rename, joined at the end.
+
+Whatever ends an attempt, the next one goes on from the last committed segment. The last segment is committed
+with its stage, so a stage that is short has none of its own.
+
+A segment's length never decides what a stage is: it is as long as the measured speed makes in some minutes.
+Where no speed is known yet, the process is asked to end after a while, and that piece measures it.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from campaign.engines.base import Command, Engine, Segment, Simulation, Workload
+from campaign.engines.segments import join_segments
+from campaign.errors import CancelledAttemptError, LedgerError, PhysicsError, TransientError
+from campaign.execution.commit import commit_directory, read_manifest, verify
+from campaign.execution.process import run_process
+from campaign.layout import Layout
+from campaign.protocols.base import Stage, read_result, write_result
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+logger = logging.getLogger(__name__)
+
+WORK = "segment"
+"""Directory of the process of a segment, in its attempt's directory."""
+
+SEGMENT_S = 300.0
+"""Time that a segment takes, and so the most that is lost of a run when a machine dies."""
+
+PILOT_S = 30.0
+"""Time after which the first piece of a stage ends whose speed nobody has measured."""
+
+_LAST_MAY_BE_LONGER = 1.5
+_OVERDUE = 2.0
+"""Factor by which a segment may take longer than planned before it is asked to end."""
+
+_STATES_KEPT = 2
+
+
+@dataclass(frozen=True)
+class CommittedSegment:
+    """A committed segment: MD steps ``first`` to ``last`` of its stage."""
+
+    directory: Path
+    number: int
+    first: int
+    last: int
+    attempt: str
+    wall_s: float
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, directory: Path) -> "CommittedSegment":
+        """Read a segment's manifest.
+
+        Raises
+        ------
+        LedgerError
+            There is none, or it is not that of a segment.
+        """
+        manifest = read_manifest(directory)
+        try:
+            return cls(
+                directory,
+                int(manifest["number"]),
+                int(manifest["first"]),
+                int(manifest["last"]),
+                str(manifest["attempt"]),
+                float(manifest["wall_s"]),
+                manifest,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise LedgerError(f"not the manifest of a segment: {error}", where=str(directory)) from error
+
+
+def committed_segments(layout: Layout, stage_id: str) -> list[CommittedSegment]:
+    """Segments of a stage that follow each other from its start; only their manifests are read."""
+    chain: list[CommittedSegment] = []
+    while True:
+        directory = layout.segments_of(stage_id) / f"{len(chain) + 1:04d}"
+        if not directory.is_dir():
+            return chain
+        try:
+            segment = CommittedSegment.read(directory)
+        except LedgerError:
+            return chain
+        if segment.first != (chain[-1].last if chain else 0):
+            return chain
+        chain.append(segment)
+
+
+def usable_segments(layout: Layout, stage_id: str, state_file: str) -> list[CommittedSegment]:
+    """Segments from which a stage can go on: all are whole, and the last one has its state.
+
+    Those that cannot be used are removed: their place is needed.
+    """
+    chain = committed_segments(layout, stage_id)
+    for position, segment in enumerate(chain):
+        if not _is_whole(segment, without=state_file):
+            del chain[position:]
+            break
+    while chain and not _is_whole(chain[-1]):
+        chain.pop()
+    directory = layout.segments_of(stage_id)
+    if directory.is_dir():
+        used = {segment.directory.name for segment in chain}
+        for path in sorted(directory.iterdir(), reverse=True):
+            if path.name not in used:
+                logger.warning("segment %s of stage %s is not whole and is made again", path.name, stage_id)
+                shutil.rmtree(path)
+    return chain
+
+
+def segments_by(layout: Layout, stage_id: str, attempt_id: str) -> list[CommittedSegment]:
+    """Segments of a stage that one attempt committed."""
+    return [item for item in committed_segments(layout, stage_id) if item.attempt == attempt_id]
+
+
+def discard_segments(layout: Layout, stage_id: str) -> None:
+    """Remove all segments of a stage, the last one first: what remains after a crash is a shorter chain."""
+    directory = layout.segments_of(stage_id)
+    if directory.is_dir():
+        for path in sorted(directory.iterdir(), reverse=True):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class SegmentRunner:
+    """Computes what is missing of a stage, segment by segment.
+
+    Attributes
+    ----------
+    layout, stage, attempt_id
+        What is computed, by whom.
+    engine
+        Its engine.
+    inputs
+        Files of the stages that it needs, by role.
+    directory
+        Directory of the attempt.
+    threads
+        Threads of the engine.
+    timeout_without_output_s
+        How long the engine may write nothing.
+    segment_s
+        Time that a segment takes.
+    rate
+        Measured speed in atom-step/s, or None.
+    should_stop
+        Whether the attempt was asked to end.
+    """
+
+    layout: Layout
+    stage: Stage
+    attempt_id: str
+    engine: Engine
+    inputs: Mapping[str, Path]
+    directory: Path
+    threads: int
+    timeout_without_output_s: float
+    segment_s: float
+    rate: float | None
+    should_stop: Callable[[], bool]
+
+    def run(self, staging: Path) -> dict[str, Any]:
+        """Compute the stage to its end and fill ``staging``; return facts for its manifest.
+
+        Raises
+        ------
+        CancelledAttemptError
+            It was asked to stop; what it had computed is committed as a segment.
+        CampaignError
+            A segment failed; those before it are committed.
+        """
+        chain = usable_segments(self.layout, self.stage.id, self.engine.state_file)
+        rate = self.rate
+        while True:
+            segment = self._next(chain, rate)
+            if self.should_stop():
+                raise CancelledAttemptError("asked to stop", where=self._position(segment.first))
+            work = self.directory / WORK
+            work.mkdir()
+            facts, reached = self._compute(segment, chain, work, rate)
+            if reached > segment.first:
+                rate = self.stage.atoms * (reached - segment.first) / max(facts["engine_wall_s"], 1e-9)
+            if reached >= self.stage.steps:
+                return self._assemble(chain, work, facts, staging)
+            if reached > segment.first:
+                chain.append(self._commit(segment, work, facts))
+                self._drop_old_state(chain)
+            else:
+                shutil.rmtree(work)
+            if self.should_stop():
+                raise CancelledAttemptError("asked to stop", where=self._position(reached))
+
+    def _position(self, step: int) -> str:
+        return f"MD step {step} of {self.stage.steps}"
+
+    def _next(self, chain: list[CommittedSegment], rate: float | None) -> Segment:
+        first, number, carried = 0, 1, {}
+        if chain:
+            first, number, carried = chain[-1].last, chain[-1].number + 1, chain[-1].manifest["carried"]
+        last = self.stage.steps
+        if rate is not None:
+            planned = max(1, round(rate * self.segment_s / max(1, self.stage.atoms)))
+            if last - first > _LAST_MAY_BE_LONGER * planned:
+                last = min(last, self.engine.segment_end(self._simulation, first + planned))
+        return Segment(number, first, last, carried)
+
+    @property
+    def _simulation(self) -> Simulation:
+        if not isinstance(self.stage.settings, Simulation):
+            msg = f"a stage of engine {self.stage.engine} needs a Simulation as settings"
+            raise TypeError(msg)
+        return self.stage.settings
+
+    def _compute(
+        self, segment: Segment, chain: list[CommittedSegment], work: Path, rate: float | None
+    ) -> tuple[dict[str, Any], int]:
+        """Run the process of a segment; what is to be kept of it lies in ``work/commit`` then."""
+        if self.stage.random_seed is None:
+            msg = f"a stage of engine {self.stage.engine} needs a replica"
+            raise TypeError(msg)
+        inputs = dict(self.inputs)
+        if chain:
+            inputs["state"] = chain[-1].directory / self.engine.state_file
+        workload = Workload(self._simulation, self.stage.random_seed, inputs, segment, self.threads)
+        command = self.engine.prepare(workload, work)
+        clock = time.monotonic()
+        returncode = run_process(
+            command,
+            work,
+            threads=self.threads,
+            timeout_without_output_s=self.timeout_without_output_s,
+            should_stop=self.should_stop,
+            end_after_s=PILOT_S if rate is None else _OVERDUE * self.segment_s,
+        )
+        engine_wall_s = time.monotonic() - clock
+        if returncode != 0:
+            raise self.engine.diagnose(work, returncode)
+        output = self.engine.collect(work)
+        _require_finite(output.dataset, self.stage)
+        self._keep(command, output.dataset, work)
+        facts = {
+            "number": segment.number,
+            "first": segment.first,
+            "last": output.last,
+            "carried": dict(output.carried),
+            "command": list(command.argv),
+            "engine_wall_s": engine_wall_s,
+            "wall_s": time.monotonic() - clock,
+        }
+        return facts, output.last
+
+    def _keep(self, command: Command, dataset: "xr.Dataset", work: Path) -> None:
+        kept = work / "commit"
+        kept.mkdir()
+        write_result(dataset, kept)
+        for name in (*command.keep, self.engine.state_file):
+            if not (work / name).exists():
+                raise TransientError(
+                    f"the engine {self.stage.engine} ended well but left no {name}", where=str(work)
+                )
+            (work / name).rename(kept / name)
+
+    def _commit(self, segment: Segment, work: Path, facts: Mapping[str, Any]) -> CommittedSegment:
+        target = self.layout.segments_of(self.stage.id) / f"{segment.number:04d}"
+        manifest = {**facts, "stage": self.stage.id, "kind": "segment"}
+        if not commit_directory(work / "commit", target, self.layout, self.attempt_id, manifest):
+            # It went on from the same state, with the same random numbers; ours is not needed.
+            raise TransientError("another attempt committed this segment", where=str(target))
+        shutil.rmtree(work)
+        return CommittedSegment.read(target)
+
+    def _drop_old_state(self, chain: list[CommittedSegment]) -> None:
+        """Keep the states of the last segments only: two, in case that the last one is damaged."""
+        for segment in chain[:-_STATES_KEPT]:
+            (segment.directory / self.engine.state_file).unlink(missing_ok=True)
+
+    def _assemble(
+        self, chain: list[CommittedSegment], work: Path, facts: Mapping[str, Any], staging: Path
+    ) -> dict[str, Any]:
+        """Join all segments into what the stage commits."""
+        last = work / "commit"
+        directories = [*(segment.directory for segment in chain), last]
+        dataset = join_segments([read_result(directory) for directory in directories])
+        write_result(dataset, staging)
+        for path in sorted(last.iterdir()):
+            if path.name == self.engine.state_file:
+                if self.stage.keeps_state:
+                    path.rename(staging / path.name)
+            elif path.name != "result.nc":
+                _concatenate([directory / path.name for directory in directories], staging / path.name)
+        told = [*(segment.manifest for segment in chain), {**facts, "attempt": self.attempt_id}]
+        return {
+            "command": facts["command"],
+            "engine_wall_s": sum(one["engine_wall_s"] for one in told),
+            "segments": [
+                {key: one[key] for key in ("first", "last", "attempt", "wall_s", "engine_wall_s")}
+                for one in told
+            ],
+        }
+
+
+def _concatenate(parts: list[Path], target: Path) -> None:
+    """Join the texts (inputs, logs) of a stage's segments."""
+    if len(parts) == 1:
+        parts[0].rename(target)
+        return
+    with target.open("wb") as file:
+        for number, part in enumerate(parts, start=1):
+            file.write(f"# segment {number} of {len(parts)}\n".encode())
+            file.write(part.read_bytes())
+
+
+def _is_whole(segment: CommittedSegment, without: str | None = None) -> bool:
+    try:
+        verify(segment.directory, without=without)
+    except LedgerError as error:
+        logger.warning("%s", error)
+        return False
+    return True
+
+
+def _require_finite(dataset: "xr.Dataset", stage: Stage) -> None:
+    for name, variable in dataset.variables.items():
+        if np.issubdtype(variable.dtype, np.floating) and not np.isfinite(variable.values).all():
+            raise PhysicsError(
+                f"{name} is not finite", where=f"stage {stage.id}", hint="try a smaller timestep"
+            )

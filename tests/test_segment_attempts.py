@@ -1,0 +1,192 @@
+"""Attempts at a stage of several segments: what is committed stays, and nothing of it is computed again."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from campaign.errors import FailureClass
+from campaign.execution import segments
+from campaign.execution.commit import commit_directory, read_manifest, verify
+from campaign.execution.segments import committed_segments, segments_by
+from campaign.execution.worker import STOP, AttemptOutcome, AttemptRequest, run_attempt, run_attempts
+from campaign.layout import Layout
+from campaign.protocols.base import Stage, read_result
+from tests.standin_campaign import engine_starts, plan_of, use_standin, write_spec
+
+Produce = Callable[[str], Stage]
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    use_standin(monkeypatch)
+    layout = Layout(tmp_path / "campaign")
+    for directory in (layout.root, layout.stages, layout.attempts):
+        directory.mkdir()
+    return layout
+
+
+@pytest.fixture
+def produce(layout: Layout) -> Produce:
+    """The second MD stage with the faults of ``potential``; what it needs is committed."""
+
+    def reach(potential: str) -> Stage:
+        plan, stages = plan_of(write_spec(layout.root.parent, [potential], 1))
+        build, equilibrate, produce, _ = (stages[item] for item in plan.calculations[0].runs[0].stages)
+        requests = [AttemptRequest(layout.root, stage.kind, stage) for stage in (build, equilibrate)]
+        assert all(outcome.manifest_sha256 for outcome in run_attempts(requests))
+        return produce
+
+    return reach
+
+
+def attempt(layout: Layout, stage: Stage, name: str) -> AttemptOutcome:
+    return run_attempt(AttemptRequest(layout.root, name, stage))
+
+
+def starts(layout: Layout, stage: Stage) -> int:
+    """How many processes were started for it."""
+    return engine_starts(layout.root)[f"produce-{stage.random_seed}"]
+
+
+def spans(layout: Layout, stage: Stage) -> list[tuple[int, int]]:
+    return [(segment.first, segment.last) for segment in committed_segments(layout, stage.id)]
+
+
+def check_result(layout: Layout, stage: Stage) -> None:
+    directory = layout.stage(stage.id)
+    verify(directory)
+    result = read_result(directory)
+    assert result["time"].values.tolist() == [10.0 * (i + 1) for i in range(10)]
+    assert (result["value"] == 2.0).all()
+    assert not layout.segments_of(stage.id).exists()
+
+
+def test_a_stage_of_five_segments_is_committed_as_one(layout: Layout, produce: Produce) -> None:
+    stage = produce("pieces")
+    outcome = attempt(layout, stage, "only")
+    assert outcome.status == "committed"
+    assert (outcome.ending.segments, outcome.ending.steps) == (5, 100)
+    check_result(layout, stage)
+    manifest = read_manifest(layout.stage(stage.id))
+    assert [(one["first"], one["last"]) for one in manifest["segments"]] == [
+        (first, first + 20) for first in range(0, 100, 20)
+    ]
+    assert starts(layout, stage) == 5
+    log = (layout.stage(stage.id) / "log.standin").read_text()
+    assert log.count("step 50 of 100") == 5
+
+
+def test_an_attempt_goes_on_after_the_last_committed_segment(layout: Layout, produce: Produce) -> None:
+    stage = produce("pieces-flaky")
+    first = attempt(layout, stage, "first")
+    assert (first.failure_class, first.ending.segments, first.ending.steps) == (FailureClass.TRANSIENT, 2, 40)
+    assert spans(layout, stage) == [(0, 20), (20, 40)]
+    second = attempt(layout, stage, "second")
+    assert (second.status, second.ending.segments, second.ending.steps) == ("failed", 1, 20)
+    third = attempt(layout, stage, "third")
+    assert (third.status, third.ending.segments, third.ending.steps) == ("committed", 2, 40)
+    check_result(layout, stage)
+    # Five segments and the two that failed: none that was committed is computed again.
+    assert starts(layout, stage) == 7
+    by = [one["attempt"] for one in read_manifest(layout.stage(stage.id))["segments"]]
+    assert by == ["first", "first", "second", "third", "third"]
+
+
+def test_only_the_last_two_states_are_kept(layout: Layout, produce: Produce) -> None:
+    stage = produce("pieces-flaky")
+    for name in ("first", "second"):
+        attempt(layout, stage, name)
+    chain = committed_segments(layout, stage.id)
+    kept = [(segment.directory / "state.restart").exists() for segment in chain]
+    assert kept == [False, True, True]
+
+
+@pytest.mark.parametrize("damage", ["state.restart", "result.nc", "manifest.json"])
+def test_a_damaged_segment_is_made_again_from_the_one_before(
+    layout: Layout, produce: Produce, damage: str
+) -> None:
+    stage = produce("pieces-flaky")
+    attempt(layout, stage, "first")
+    last = committed_segments(layout, stage.id)[-1].directory / damage
+    last.write_bytes(last.read_bytes()[:-2])
+    second = attempt(layout, stage, "second")
+    assert (second.ending.segments, second.ending.steps) == (1, 20)
+    assert spans(layout, stage) == [(0, 20), (20, 40)]
+    assert attempt(layout, stage, "third").status == "committed"
+    check_result(layout, stage)
+
+
+def test_without_a_usable_state_a_stage_starts_over(layout: Layout, produce: Produce) -> None:
+    stage = produce("pieces-flaky")
+    attempt(layout, stage, "first")
+    for segment in committed_segments(layout, stage.id):
+        (segment.directory / "state.restart").unlink()
+    attempt(layout, stage, "second")
+    assert spans(layout, stage) == [(0, 20)]
+    assert segments_by(layout, stage.id, "first") == []
+
+
+def test_a_copy_that_comes_second_with_a_segment_loses(
+    layout: Layout, produce: Produce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Split brain: the same attempt's work is done twice, and the other one was faster."""
+    stage = produce("pieces")
+    other = produce("pieces-flaky")  # leaves two segments
+    attempt(layout, other, "other")
+
+    def after_the_other(staging: Path, target: Path, *more: object) -> bool:
+        if target.name == "0002":
+            shutil.copytree(layout.segments_of(other.id) / "0002", target)
+        return commit_directory(staging, target, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("campaign.execution.segments.commit_directory", after_the_other)
+    outcome = attempt(layout, stage, "late")
+    assert (outcome.status, outcome.failure_class) == ("failed", FailureClass.TRANSIENT)
+    assert "another attempt" in outcome.message
+    assert read_manifest(layout.segments_of(stage.id) / "0002")["attempt"] == "other"
+
+
+def test_a_request_to_stop_keeps_what_was_computed(layout: Layout, produce: Produce) -> None:
+    stage = produce("pieces-slow")
+    found: list[AttemptOutcome] = []
+    thread = threading.Thread(target=lambda: found.append(attempt(layout, stage, "stopped")))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not spans(layout, stage) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (layout.attempt("stopped") / STOP).touch()
+    thread.join(20)
+    (outcome,) = found
+    assert (outcome.status, outcome.failure_class) == ("failed", FailureClass.CANCELLED)
+    reached = spans(layout, stage)[-1][1]
+    assert 20 <= reached == outcome.ending.steps < 100
+    assert f"MD step {reached} of 100" in outcome.message
+    assert attempt(layout, stage, "on").ending.steps == 100 - reached
+    check_result(layout, stage)
+
+
+def test_where_no_speed_is_known_the_first_piece_measures_it(
+    layout: Layout, produce: Produce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "PILOT_S", 0.1)
+    stage = produce("slow")  # 0.4 s in all
+    outcome = attempt(layout, stage, "only")
+    assert outcome.status == "committed"
+    check_result(layout, stage)
+    told = read_manifest(layout.stage(stage.id))["segments"]
+    assert len(told) == outcome.ending.segments == 2  # a pilot, and the rest in one piece
+    assert 0 < told[0]["last"] < 100
+
+
+def test_a_known_speed_sets_the_length_of_segments(layout: Layout, produce: Produce) -> None:
+    stage = produce("slow")
+    # 10 atoms at 150 atom-step/s: 30 steps in two seconds; then the measured speed is ten times that.
+    request = AttemptRequest(layout.root, "only", stage, segment_s=2.0, rate=150.0)
+    assert run_attempt(request).status == "committed"
+    told = read_manifest(layout.stage(stage.id))["segments"]
+    assert (told[0]["first"], told[0]["last"]) == (0, 30)
+    assert len(told) == 2
