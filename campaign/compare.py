@@ -70,11 +70,25 @@ class RunCounts:
 
 @dataclass(frozen=True)
 class StageCounts:
-    """Stages of a plan; those that are committed and no longer wanted are not part of ``total``."""
+    """Stages of a plan by what becomes of them.
+
+    Attributes
+    ----------
+    reused, to_compute
+        Those that are done, and all others: the two parts of ``total``.
+    made_again
+        Of those to compute: they were done, and are gone from the disk.
+    gone
+        Of the reused ones: gone from the disk too, but nothing needs them any more.
+    no_longer_wanted
+        Committed stages that this plan does not have; not part of ``total``.
+    """
 
     total: int
     reused: int
     to_compute: int
+    made_again: int
+    gone: int
     no_longer_wanted: int
 
 
@@ -152,6 +166,8 @@ def compare(
     previous: Plan | None = None,
     committed: Set[str] = frozenset(),
     *,
+    lost: Set[str] = frozenset(),
+    gone: Set[str] = frozenset(),
     speeds: Mapping[Speed, float] | None = None,
 ) -> PlanReport:
     """Say what a plan would compute and cost.
@@ -163,7 +179,11 @@ def compare(
     previous
         The plan of the campaign directory, if there is one.
     committed
-        Ids of all committed stages of that directory.
+        Ids of all stages of that directory that are done.
+    lost
+        Those of them that are gone from the disk, or lack a restart file, and that this plan needs.
+    gone
+        Those of them that are gone from the disk, needed or not.
     speeds
         Measured atom-step/s in a slot by engine and potential, of this campaign.
 
@@ -172,8 +192,10 @@ def compare(
     PlanReport
         Counts, changed fields, cost.
     """
+    dropped = len(set(committed).difference(plan.stages.ids))
+    committed = committed - lost  # the caller's set stays as it is
     counts, changes = _compare_runs(plan, previous, committed)
-    reused = sum(stage_id in committed for stage_id in plan.stages)
+    reused = len(set(committed).intersection(plan.stages.ids))
     moving = [common for common in plan.stages.classes if common.engine is not None]
     return PlanReport(
         campaign=plan.campaign,
@@ -182,7 +204,9 @@ def compare(
             total=len(plan.stages),
             reused=reused,
             to_compute=len(plan.stages) - reused,
-            no_longer_wanted=sum(stage_id not in plan.stages for stage_id in committed),
+            made_again=len(lost),
+            gone=sum(stage_id in plan.stages for stage_id in gone - lost),
+            no_longer_wanted=dropped,
         ),
         changes=changes,
         cost=tuple(_cost(plan, committed, speeds or {})),
@@ -209,7 +233,7 @@ def _cost(plan: Plan, committed: Set[str], speeds: Mapping[Speed, float]) -> Ite
     for (kind, engine, potential), members in sorts.items():
         atom_steps = sum(common.atoms * common.steps * number for common, number in members)
         number = sum(number for _, number in members)
-        speed, source = _speed((engine or "", potential), speeds)
+        speed, source = speed_of((engine or "", potential), speeds)
         hours = 0.0 if atom_steps == 0 else None if speed is None else atom_steps / speed / 3600
         yield CostRow(
             kind=kind,
@@ -228,7 +252,8 @@ def _cost(plan: Plan, committed: Set[str], speeds: Mapping[Speed, float]) -> Ite
         )
 
 
-def _speed(key: Speed, measured: Mapping[Speed, float]) -> tuple[float | None, str]:
+def speed_of(key: Speed, measured: Mapping[Speed, float]) -> tuple[float | None, str]:
+    """Atom-step/s of an engine and potential, and whose it is: ``this campaign``, ``default`` or ``none``."""
     if key in measured:
         return measured[key], "this campaign"
     if key in DEFAULT_SPEEDS:
@@ -253,6 +278,8 @@ def _cell(run: Run) -> tuple[str, frozenset[tuple[str, str]]]:
 def _compare_runs(
     plan: Plan, previous: Plan | None, committed: Set[str]
 ) -> tuple[RunCounts, tuple[FieldChange, ...]]:
+    if previous is not None and plan.made_from and plan.made_from == previous.made_from:
+        return _unchanged_runs(plan, committed), ()
     before = _Cells(previous) if previous is not None else None
     counts: Counter[str] = Counter()
     wanted_cells = set()
@@ -282,6 +309,15 @@ def _compare_runs(
         )
     kinds = {name: counts[name] for name in ("total", "reused", "waiting", "changed", "new")}
     return RunCounts(**kinds, no_longer_wanted=dropped), changes.result()
+
+
+def _unchanged_runs(plan: Plan, committed: Set[str]) -> RunCounts:
+    """Count the runs of a plan that was made from the same as the earlier one: no run has to be compared."""
+    total = reused = 0
+    for calculation in plan.calculations:
+        total += len(calculation.runs)
+        reused += sum(stage_id in committed for stage_id in calculation.runs.result_stages)
+    return RunCounts(total, reused, waiting=total - reused, changed=0, new=0, no_longer_wanted=0)
 
 
 class _Changes:

@@ -162,7 +162,9 @@ class Ledger:
                 _create(connection)
         except sqlite3.Error as error:
             raise LedgerError(
-                f"cannot be used: {error}", where=str(path), hint="nothing was touched"
+                f"cannot be used: {error}",
+                where=str(path),
+                hint="nothing was touched; `campaign rebuild` makes it again",
             ) from error
         return cls(connection, path)
 
@@ -570,7 +572,7 @@ def _check_format(path: Path) -> None:
         raise LedgerError(
             f"ledger of format {found} is unknown to this version, which writes {LEDGER_FORMAT}",
             where=str(path),
-            hint="nothing was touched; use the version of campaign that made it",
+            hint="nothing was touched; use the version of campaign that made it, or `campaign rebuild`",
         )
 
 

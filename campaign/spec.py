@@ -166,7 +166,8 @@ def validation_problems(
         seen.add(path)
         name = ".".join(str(part) for part in path)
         if found["type"] == "extra_forbidden":
-            hint = did_you_mean(str(path[-1]), names_at(schema, path[:-1]))
+            free = set(names_at(schema, path[:-1])) - set(_node(data, path[:-1]))
+            hint = did_you_mean(str(path[-1]), free)
             misspelt.add((path[:-1], hint))
             if path == (SEED,):
                 hint = "seed is an axis: axes: {seed: {count: 4}}"
@@ -188,6 +189,12 @@ def validation_problems(
             yield ValidationProblem(
                 path, _sentence(name, found), _value_hint(found), of_several_fields=several
             )
+
+
+def _node(data: Any, path: Path_) -> Any:
+    for part in path:
+        data = data[part]
+    return data
 
 
 def _sentence(name: str, found: Mapping[str, Any]) -> str:

@@ -118,7 +118,11 @@ BAD_INPUT = {
     "negative temperature": ("bath_offset_K: 100", "temperature_K: -300", "spec.yaml:11:"),
     "unknown potential": ("bath_offset_K: 100", "potential: tersof-lj", "spec.yaml:11:"),
     "unknown material": ("material: hbn", "material: hnb", "spec.yaml:7:"),
-    "too much strain": ("cells: [3, 2]}\n        upper", "cells: [4, 2]}\n        upper", "spec.yaml:"),
+    "too much strain": (
+        "cells: [3, 2]}\n        cell_from: mean\n        stacking: ABp",
+        "cells: [4, 3]}\n        cell_from: mean\n        stacking: moire",
+        "% along x",
+    ),
     "no free layer": ("layers: 4", "layers: 3", "spec.yaml:"),
     "axes of nothing": ("direction: [forward, backward]", "direction: []", "spec.yaml:19:"),
     "unknown axis value": ("[forward, backward]", "[forward, sideways]", "spec.yaml:19:"),

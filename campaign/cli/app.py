@@ -238,7 +238,8 @@ def retry(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="WHAT...", help="A run, labels (seed=3), a failure class ('lost worker'), or 'all'."
+            metavar="WHAT...",
+            help="A failure class ('lost worker'), labels (direction=forward), a run, a stage, or 'all'.",
         ),
     ],
     directory: Annotated[
@@ -247,7 +248,8 @@ def retry(
 ) -> None:
     """Ask for failed runs to be tried again.
 
-    A running driver does it at once, else the next `campaign run`.
+    What is held back for these failures goes on too. A running driver does it at once, else the next
+    `campaign run`.
     """
     from campaign.cli.requests import request_retry
 
@@ -301,15 +303,49 @@ def schema(
 @app.command()
 def doctor(
     directory: DirectoryArgument = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file of every stage, and compare its hash.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Check this machine, and a campaign's directory.
 
-    One line for each check, and what to do about it.
+    One line for each check, and what to do about it. Nothing is changed.
     """
     from campaign.cli.doctor import examine
 
     if directory is None:
         candidates = _campaigns_here()
         directory = candidates[0] if len(candidates) == 1 else None
-    raise typer.Exit(examine(directory, as_json=json_))
+    raise typer.Exit(examine(directory, verify=verify, as_json=json_))
+
+
+@app.command()
+def rebuild(directory: DirectoryArgument = None, json_: JsonOption = False) -> None:
+    """Make ledger and store again from the committed stages.
+
+    Every file is compared with its hash; damaged stages are set aside. The old ledger and store are kept in
+    set-aside/. Only the history of failed attempts is lost.
+    """
+    from campaign.cli.maintenance import rebuild_campaign
+
+    raise typer.Exit(rebuild_campaign(campaign_layout(directory), as_json=json_))
+
+
+@app.command()
+def gc(
+    directory: DirectoryArgument = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="GROUP", help="Only this group; may be repeated.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove it.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Show what nothing needs any more, and what it would cost to make again.
+
+    Stages that no run uses, leftovers of dead attempts, restarts of finished stages. Removed only with --yes.
+    """
+    from campaign.cli.maintenance import collect
+
+    collect(campaign_layout(directory), only or [], yes=yes, as_json=json_)

@@ -22,7 +22,9 @@ from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 
 FREE_BYTES = 2 * 1024**3
-REMAKE = "`campaign run` makes missing stages again; remove the directories of damaged ones"
+FEW = 3
+RUN = "`campaign run` makes again what is still needed"
+REBUILD = "`campaign rebuild` makes it again"
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,17 @@ class Finding:
     todo: str = ""
 
 
-def examine(directory: Path | None, *, as_json: bool) -> int:
+def examine(directory: Path | None, *, verify: bool, as_json: bool) -> int:
     """Print all findings; the exit code says whether campaigns can run here.
 
     Parameters
     ----------
     directory
         A campaign's directory; None: only the machine is checked.
+    verify
+        Read all files of its stages for their hashes; otherwise their names and sizes are compared.
     """
-    findings = list(_findings(directory))
+    findings = list(_findings(directory, verify=verify))
     if as_json:
         json.dump([asdict(finding) for finding in findings], sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -57,7 +61,7 @@ def examine(directory: Path | None, *, as_json: bool) -> int:
     return ExitCode.RESOURCE if any(finding.ok is False for finding in findings) else ExitCode.OK
 
 
-def _findings(directory: Path | None) -> Iterator[Finding]:
+def _findings(directory: Path | None, *, verify: bool) -> Iterator[Finding]:
     yield Finding("python", True, f"{platform.python_version()} on {platform.machine()}")
     yield Finding("cores", True, f"{len(os.sched_getaffinity(0))} usable")
     yield from _engines()
@@ -71,7 +75,7 @@ def _findings(directory: Path | None) -> Iterator[Finding]:
     yield _checked("disk", lambda: _disk(place), "choose another place with --dir")
     yield _checked("rename", lambda: _rename(place), "the file system must rename directories atomically")
     if directory is not None:
-        yield from _campaign(Layout(directory))
+        yield from _campaign(Layout(directory), verify=verify)
 
 
 def _checked(what: str, check: Callable[[], str], todo: str = "") -> Finding:
@@ -92,7 +96,8 @@ def _engines() -> Iterator[Finding]:
             info = get_engine(name).check()
             yield Finding(f"engine {name}", True, f"{info.version} on {info.device}, {info.path}")
         except CampaignError as error:
-            yield Finding(f"engine {name}", False, error.message, error.hint or "")
+            where = "" if error.where is None else f"{error.where}: "
+            yield Finding(f"engine {name}", False, f"{where}{error.message}", error.hint or "")
 
 
 def _potentials() -> Iterator[Finding]:
@@ -133,7 +138,7 @@ def _rename(directory: Path) -> str:
     return "a directory is renamed whole"
 
 
-def _campaign(layout: Layout) -> Iterator[Finding]:
+def _campaign(layout: Layout, *, verify: bool) -> Iterator[Finding]:
     """Look at everything in a campaign's directory."""
     if not layout.identity.exists():
         yield Finding("campaign", None, f"none in {layout.root}")
@@ -141,10 +146,9 @@ def _campaign(layout: Layout) -> Iterator[Finding]:
     yield _checked("campaign", lambda: _identity(layout))
     yield _checked("plan", lambda: _plan(layout))
     yield _checked("status", lambda: _status(layout))
-    if layout.ledger.exists():
-        yield _checked("ledger", lambda: _ledger(layout), "bring ledger.sqlite back from a copy")
-    yield _checked("store", lambda: _store(layout), "delete results.zarr: `campaign run` fills it again")
-    yield _checked("stages", lambda: _stages(layout), REMAKE)
+    yield _checked("ledger", lambda: _ledger(layout), REBUILD)
+    yield _checked("store", lambda: _store(layout), REBUILD)
+    yield _checked("stages", lambda: _stages(layout, verify=verify))
 
 
 def _identity(layout: Layout) -> str:
@@ -166,21 +170,42 @@ def _status(layout: Layout) -> str:
 
 
 def _ledger(layout: Layout) -> str:
-    """Compare the ledger with the stages; ids of stages that it calls done must be there."""
+    """Compare the ledger with the stages; those that it calls done must be there."""
     from campaign.execution.commit import is_committed
+    from campaign.execution.disk import lost_stages
     from campaign.ledger import Ledger
+    from campaign.store import read_tables
 
+    if not layout.ledger.exists():
+        if layout.stages.exists():
+            raise LedgerError("missing, although there are stages", where=str(layout.ledger), hint=REBUILD)
+        return "none yet"
     with Ledger.open(layout, read_only=True) as ledger:
         states = ledger.states()
-    done = [stage_id for stage_id, state in states.items() if state == "done"]
-    lost = [stage_id for stage_id in done if not is_committed(layout, stage_id)]
-    if lost:
-        raise LedgerError(
-            f"{plural(len(lost), 'stage')} of {len(done)} that it calls done "
-            f"{'is' if len(lost) == 1 else 'are'} missing in {layout.stages}, such as {lost[0]}",
-            hint=REMAKE,
+    done = {stage_id for stage_id, state in states.items() if state == "done"}
+    gone = sorted(stage_id for stage_id in done if not is_committed(layout, stage_id))
+    plan = load_plan(layout.plan)
+    tables = read_tables(layout.store)
+    unread = set()
+    for calculation in plan.calculations:
+        runs = calculation.runs
+        results = {runs.stage_ids[stages[-1]] for stages in runs.stages}
+        table = tables.get(calculation.name)
+        unread |= results if table is None else results.difference(table.stage_ids())
+    lost = lost_stages(layout, plan.stages, done, unread)
+    if not (gone or lost):
+        return f"{plural(len(done), 'stage')} done, all there"
+    told = []
+    if gone:
+        told.append(
+            f"{plural(len(gone), 'stage')} of {len(done)} that it calls done "
+            f"{'is' if len(gone) == 1 else 'are'} missing in {layout.stages}, such as {gone[0]}"
         )
-    return f"{plural(len(done), 'stage')} done, all there"
+    stateless = len(set(lost).difference(gone))
+    if stateless:
+        told.append(f"{plural(stateless, 'stage')} that unfinished ones go on from lack their restart file")
+    needed = f"{len(lost):,} of them {'is' if len(lost) == 1 else 'are'} still needed"
+    raise LedgerError(f"{'; '.join(told)}; {needed}", hint=RUN)
 
 
 def _store(layout: Layout) -> str:
@@ -193,10 +218,28 @@ def _store(layout: Layout) -> str:
     return plural(rows, "result")
 
 
-def _stages(layout: Layout) -> str:
-    from campaign.execution.commit import verify
+def _stages(layout: Layout, *, verify: bool) -> str:
+    from campaign.cli.maintenance import Counter
+    from campaign.execution.disk import examine_stage, stages_on_disk
 
-    committed = sorted(path for path in layout.stages.glob("*/*") if path.is_dir())
-    for path in committed:
-        verify(path)
-    return f"{len(committed)} committed, all match their manifests"
+    ids = stages_on_disk(layout)
+    tell = Counter()
+    wrong = []
+    for number, stage_id in enumerate(ids, start=1):
+        stage = examine_stage(layout, stage_id, hashes=verify)
+        if stage.problem:
+            wrong.append(stage)
+        tell("stages", number, len(ids))
+    if wrong:
+        named = "; ".join(f"{stage.stage_id}: {stage.problem}" for stage in wrong[:FEW])
+        more = f"; and {len(wrong) - FEW:,} more" if len(wrong) > FEW else ""
+        damaged = any(not stage.foreign for stage in wrong)
+        raise LedgerError(
+            f"{plural(len(wrong), 'stage')} of {len(ids):,} cannot be used: {named}{more}",
+            where=str(layout.stages),
+            hint="`campaign rebuild` sets damaged ones aside, then `campaign run` makes them again"
+            if damaged
+            else "use the version of campaign that made them",
+        )
+    how = "all match their hashes" if verify else "all files are there, of the right size (--verify: hashes)"
+    return f"{len(ids):,} committed, {how}"

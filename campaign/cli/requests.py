@@ -11,7 +11,7 @@ from campaign.document import did_you_mean
 from campaign.errors import FailureClass, LedgerError, SpecError
 from campaign.layout import Layout
 from campaign.plan_file import load_plan
-from campaign.runs import Plan
+from campaign.runs import Plan, Run
 
 WAIT_S = 60.0
 
@@ -22,52 +22,109 @@ def request_retry(layout: Layout, what: list[str]) -> None:
     Raises
     ------
     LedgerError
-        A selector matches no failed run.
+        A selector matches no failed run, and none that is held back for the failures of others.
     SpecError
         A selector names nothing that there is.
     """
-    from campaign.execution.requests import write_request
+    from campaign.execution.requests import driver_is_alive, write_request
 
     snapshot = read_snapshot(layout)
     plan = load_plan(layout.plan)
+    failed = _Failed(snapshot, plan)
     chosen: set[str] = set()
     for selector in what:
-        found = _failed(selector, snapshot["failed"], plan)
+        found = failed.stages(selector)
         if not found:
-            classes = ", ".join(_classes(snapshot["failed"])) or "none"
-            raise LedgerError(
-                f"no failed run matches {selector!r}",
-                where=str(layout.root),
-                hint=f"classes of failures here: {classes}",
-            )
+            raise LedgerError(f"no failed run matches {selector!r}", where=str(layout.root), hint=failed.hint)
         chosen |= found
     write_request(layout, "retry", {"stages": sorted(chosen)})
-    err.print(f"asked for {plural(len(chosen), 'stage')} to be tried again", markup=False)
-    if snapshot["driver"]["state"] != "running":
+    runs = failed.number_of_runs(chosen)
+    err.print(
+        f"asked for {plural(len(chosen), 'failed stage')} of {plural(runs, 'run')} to be tried again",
+        markup=False,
+    )
+    if not driver_is_alive(layout):
         err.print(f"next: campaign run {layout.spec} --dir {layout.root}", markup=False)
 
 
-def _failed(selector: str, failed: Mapping[str, Any], plan: Plan) -> set[str]:
-    """Failed stages that a selector means."""
-    if selector == "all":
-        return set(failed)
-    if selector in set(FailureClass):
-        return {stage for stage, failure in failed.items() if failure["class"] == selector}
-    if not any(sign in selector for sign in "=/"):
-        names = [calculation.name for calculation in plan.calculations]
-        is_stage = len(selector) >= 8 and any(stage.startswith(selector) for stage in plan.stages)
+class _Failed:
+    """What failed in a campaign, as selectors mean it."""
+
+    def __init__(self, snapshot: Mapping[str, Any], plan: Plan) -> None:
+        self._failed: Mapping[str, Any] = snapshot["failed"]
+        self._held: list[str] = snapshot.get("held", [])
+        self._plan = plan
+
+    @property
+    def classes(self) -> list[str]:
+        """Classes of failures that there are."""
+        return sorted({failure["class"] for failure in self._failed.values()})
+
+    @property
+    def hint(self) -> str:
+        """What can be retried, or why nothing can."""
+        engines = [text for text in self._held if text.startswith("engine ")]
+        if engines and not self._failed:
+            return f"held back is {engines[0]}; the next `campaign run` looks for it again"
+        return f"classes of failures here: {', '.join(self.classes) or 'none'}"
+
+    def number_of_runs(self, stages: set[str]) -> int:
+        """How many runs use any of these stages."""
+        positions = {self._plan.stages.position(stage_id) for stage_id in stages}
+        return sum(
+            not positions.isdisjoint(row)
+            for calculation in self._plan.calculations
+            for row in calculation.runs.stages
+        )
+
+    def stages(self, selector: str) -> set[str]:
+        """Failed stages that a selector means; of runs that are held back, those that hold them back."""
+        if selector == "all":
+            return set(self._failed)
+        if selector in set(FailureClass):
+            return {stage for stage, failure in self._failed.items() if failure["class"] == selector}
+        self._check(selector)
+        runs = self._matching(selector)
+        return {stage for run in runs for stage in run.stages if stage in self._failed} or self._holding(runs)
+
+    def _check(self, selector: str) -> None:
+        """Refuse a word that is nothing at all, with what it could have been."""
+        if any(sign in selector for sign in "=/"):
+            return
+        names = [calculation.name for calculation in self._plan.calculations]
+        is_stage = len(selector) >= 8 and any(stage.startswith(selector) for stage in self._plan.stages)
         if selector not in names and not is_stage:
             near = did_you_mean(selector, [*(known.value for known in FailureClass), *names])
-            classes = ", ".join(_classes(failed)) or "none"
+            classes = ", ".join(self.classes) or "none"
             hint = near if near and near.startswith("did") else f"classes of failures here: {classes}"
             message = f"{selector!r} is no class of failures, no labels (seed=3), and no run"
             raise SpecError(message, hint=hint)
-    runs = plan.matching(selector)
-    return {stage for run in runs for stage in run.stages if stage in failed}
 
+    def _matching(self, selector: str) -> tuple[Run, ...]:
+        """Find the runs that a name means; labels may be those of some calculations only."""
+        if "=" not in selector or "/" in selector or len(self._plan.calculations) == 1:
+            return self._plan.matching(selector)
+        found: list[Run] = []
+        problem: SpecError | None = None
+        fits = False
+        for calculation in self._plan.calculations:
+            try:
+                found += self._plan.matching(f"{calculation.name}/{selector}")
+                fits = True
+            except SpecError as error:
+                problem = error
+        if problem is not None and not fits:
+            raise problem
+        return tuple(found)
 
-def _classes(failed: Mapping[str, Any]) -> list[str]:
-    return sorted({failure["class"] for failure in failed.values()})
+    def _holding(self, runs: tuple[Run, ...]) -> set[str]:
+        """Failed stages for which the conditions of these runs are held back."""
+        from campaign.execution.schedule import conditions_of
+
+        conditions = conditions_of(self._plan)
+        wanted = {conditions[run.result_stage] for run in runs}
+        held = {name for name in wanted if any(text.startswith(f"{name}: ") for text in self._held)}
+        return {stage for stage in self._failed if conditions.get(stage) in held}
 
 
 def request_stop(layout: Layout, *, wait: bool) -> None:

@@ -70,11 +70,12 @@ def check_spec(path: Path, *, yes: bool, as_json: bool) -> None:
 
 def plan_spec(path: Path, directory: Path | None, *, yes: bool, as_json: bool) -> None:
     """Compare a spec with what its campaign has, and show what would run and what it costs."""
-    from campaign.plan import make_plan
     from campaign.spec import load_spec
+    from campaign.unchanged import plan_or_reuse
 
-    plan, _ = make_plan(load_spec(path), allow_large=yes)
-    layout = Layout(directory or Path("campaigns") / plan.campaign)
+    spec = load_spec(path)
+    layout = Layout(directory or Path("campaigns") / spec.campaign)
+    plan, _ = plan_or_reuse(spec, layout.plan, allow_large=yes)
     check_directory(layout, plan.campaign)
     report = against_directory(plan, layout)
     if as_json:
@@ -93,8 +94,27 @@ def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":
     if not (layout.ledger.exists() and layout.plan.exists()):
         return compare(plan)
     with Ledger.open(layout, read_only=True) as ledger:
-        committed = {stage_id for stage_id, state in ledger.states().items() if state == "done"}
-        return compare(plan, load_plan(layout.plan), committed, speeds=ledger.speeds())
+        done = {stage_id for stage_id, state in ledger.states().items() if state == "done"}
+        speeds = ledger.speeds()
+    gone, lost = _gone_from_disk(plan, layout, done)
+    return compare(plan, load_plan(layout.plan), done, lost=lost, gone=gone, speeds=speeds)
+
+
+def _gone_from_disk(plan: "Plan", layout: Layout, done: set[str]) -> tuple[set[str], set[str]]:
+    """Done stages without a directory; and those that the plan needs and that have to be made again."""
+    from campaign.execution.disk import lost_stages, stages_on_disk
+
+    gone = done.difference(stages_on_disk(layout))
+    unread: set[str] = set()
+    for calculation in plan.calculations:
+        runs = calculation.runs
+        unread |= gone.intersection(runs.stage_ids[stages[-1]] for stages in runs.stages)
+    if unread:
+        from campaign.store import read_tables  # takes a second
+
+        for table in read_tables(layout.store).values():
+            unread.difference_update(table.stage_ids())
+    return gone, set(lost_stages(layout, plan.stages, done, unread))
 
 
 def news(report: "PlanReport") -> str:
@@ -131,6 +151,14 @@ def _print_report(report: "PlanReport", layout: Layout) -> None:
             "committed and no longer wanted": stages.no_longer_wanted,
         },
     )
+    if stages.made_again:
+        was = "stage is" if stages.made_again == 1 else "stages are"
+        text = f"{stages.made_again:,} finished {was} gone from the disk and will be made again"
+        out.print(folded(f"gone    {text}", out.width, INDENT), markup=False)
+    if stages.gone:
+        was = "stage is" if stages.gone == 1 else "stages are"
+        text = f"{stages.gone:,} finished {was} gone from the disk; nothing here needs them"
+        out.print(folded(f"gone    {text}", out.width, INDENT), markup=False)
     for change in report.changes:
         text = f"changed {change.field}: {change.old} -> {change.new} in {plural(change.runs, 'run')}"
         out.print(folded(f"{text}, such as {change.example}", out.width, INDENT), markup=False)
@@ -170,7 +198,7 @@ def _print_cost(report: "PlanReport") -> None:
         out.print(folded(f"atom-steps per second: {speeds}", out.width, INDENT))
     hours = report.core_hours
     known = "unknown" if hours is None else f"{hours:,.3g} ({duration(3600 * hours)} on one core)"
-    total = f"core-hours {known}; disk {_bytes(report.disk_bytes)} in {plural(report.files, 'file')}"
+    total = f"core-hours {known}; disk {byte_text(report.disk_bytes)} in {plural(report.files, 'file')}"
     out.print(folded(total, out.width, INDENT))
 
 
@@ -183,7 +211,7 @@ def _cost_cells(row: "CostRow") -> dict[str, str]:
         "atom-steps": f"{row.atom_steps:.1e}" if row.atom_steps else "",
         "per second": f"{speed:.1e}" if speed else "",
         "core-h": hours,
-        "disk": _bytes(row.disk_bytes),
+        "disk": byte_text(row.disk_bytes),
         "files": f"{row.files:,}",
     }
 
@@ -193,7 +221,8 @@ def _span(pair: tuple[int, int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _bytes(number: int) -> str:
+def byte_text(number: int) -> str:
+    """``1234567`` -> ``1.23 MB``."""
     size = float(number)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from typing import Any
 
+from campaign.errors import ResourceError
+
 START_TIMEOUT_S = 60.0
 
 _CONFIG = {
@@ -75,6 +77,11 @@ def open_cluster(workers: int | None, threads: int) -> Iterator[Cluster]:
         Number of worker processes; None for as many as the cores hold.
     threads
         Threads that an engine uses in one attempt.
+
+    Raises
+    ------
+    ResourceError
+        No worker starts.
     """
     # Dask takes a second to import, which a campaign with nothing left to do need not wait for.
     import dask
@@ -88,20 +95,29 @@ def open_cluster(workers: int | None, threads: int) -> Iterator[Cluster]:
         with (
             dask.config.set(_CONFIG),
             tempfile.TemporaryDirectory(prefix="campaign-", ignore_cleanup_errors=True) as scratch,
-            LocalCluster(
-                n_workers=workers or default_workers(threads),
-                threads_per_worker=1,
-                processes=True,
-                # No dashboard; any port for the HTTP server, or Dask would complain about a busy one.
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                memory_limit=0,
-                local_directory=scratch,
-                silence_logs=logging.CRITICAL,
-                host="127.0.0.1",
-            ) as cluster,
-            Client(cluster, timeout=START_TIMEOUT_S, set_as_default=False) as client,
+            contextlib.ExitStack() as stack,
         ):
-            client.wait_for_workers(1, timeout=START_TIMEOUT_S)
+            try:
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=workers or default_workers(threads),
+                        threads_per_worker=1,
+                        processes=True,
+                        # No dashboard; any port for the HTTP server, or Dask would complain about a busy one.
+                        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                        memory_limit=0,
+                        local_directory=scratch,
+                        silence_logs=logging.CRITICAL,
+                        host="127.0.0.1",
+                    )
+                )
+                client = stack.enter_context(Client(cluster, timeout=START_TIMEOUT_S, set_as_default=False))
+                client.wait_for_workers(1, timeout=START_TIMEOUT_S)
+            except (RuntimeError, TimeoutError, OSError) as error:
+                raise ResourceError(
+                    f"the workers did not start: {error}",
+                    hint="the machine may be overloaded: type the same command again",
+                ) from error
             yield Cluster(client, cluster)
     finally:
         for name, level in levels.items():

@@ -19,6 +19,7 @@ from campaign.engines.base import Engine, get_engine
 from campaign.errors import FailureClass, LedgerError, ResourceError
 from campaign.execution.cluster import open_cluster
 from campaign.execution.commit import is_committed, manifest_sha256
+from campaign.execution.disk import lost_stages, remove
 from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
 from campaign.execution.requests import read_requests
@@ -140,7 +141,7 @@ class _Driver:
         self._stopping_since: float | None = None
         self._last_tick = self._last_heartbeat = -float("inf")
 
-        self._settle_the_past()
+        again = self._settle_the_past()
         self._schedule = Schedule(plan.stages, ledger.states(), conditions_of(plan))
         self._board = RunBoard(plan, self._schedule.states)
         self._failed = {
@@ -154,10 +155,16 @@ class _Driver:
                 for stage_id, failure_class in ledger.endings()
                 if stage_id in plan.stages
             )
+        for stage_id in again:  # whoever wants these tried again wants their conditions released
+            self._schedule.forgive(stage_id)
         self._speeds = dict(ledger.speeds())
 
-    def _settle_the_past(self) -> None:
-        """Reconcile what an earlier driver left, apply waiting requests, add new stages."""
+    def _settle_the_past(self) -> list[str]:
+        """Reconcile what an earlier driver left, apply waiting requests, add new stages.
+
+        Returns the stages of the plan that are to be tried again.
+        """
+        again: list[str] = []
         waiting = read_requests(self._layout)
         with self._ledger.transaction():
             settled = self._ledger.reconcile(
@@ -167,18 +174,20 @@ class _Driver:
                 logger.info("an earlier driver left %d stages running: %s", settled.total(), dict(settled))
             for request in waiting:
                 if request.kind == "retry":
-                    self._retry(request.payload.get("stages", ()))
+                    again += self._retry(request.payload.get("stages", ()))
             known = self._ledger.states()
             self._ledger.register(self._plan.stages[item] for item in self._plan.stages if item not in known)
-            purged = self._purged()
-            self._ledger.forget(purged)
-        if purged:
-            logger.warning("%d finished stages are gone from the disk and are made again", len(purged))
+            lost = self._lost()
+            if lost:
+                logger.warning("%d finished stages are gone from the disk and are made again", len(lost))
+                remove(self._layout, [self._layout.stage(stage_id) for stage_id in lost])  # what is left
+                self._ledger.forget(lost)
         for request in waiting:
             request.path.unlink(missing_ok=True)
         leftovers = [path.name for path in self._layout.attempts.iterdir()]
         for attempt_id in self._ledger.ended(leftovers):
             shutil.rmtree(self._layout.attempt(attempt_id), ignore_errors=True)
+        return [stage_id for stage_id in again if stage_id in self._plan.stages]
 
     def _work_of(self, stage_id: str, attempt_id: str) -> Ending:
         """Tell what an attempt committed of a stage that is not finished."""
@@ -189,28 +198,16 @@ class _Driver:
             steps=sum(segment.last - segment.first for segment in kept),
         )
 
-    def _purged(self) -> list[str]:
-        """Done stages that are gone from the disk, of those that are still to be read.
-
-        Those are what pending stages need, and results that the store lacks. No others are looked for:
-        resuming a finished campaign of 10^5 runs reads no directory.
-        """
-        states = self._ledger.states()
+    def _lost(self) -> list[str]:
+        """Done stages that have to be made again, as the disk lost what is still to be read of them."""
         tables = read_tables(self._layout.store)
         unread: set[str] = set()
         for calculation in self._plan.calculations:
             table = tables.get(calculation.name)
             stored = set() if table is None else set(table.stage_ids())
             unread |= {run.result_stage for run in calculation.runs} - stored
-        purged = []
-        for stage_id in reversed(list(self._plan.stages)):  # what a stage needs comes before it in the plan
-            done = states[stage_id] == "done"
-            if done and stage_id in unread and not is_committed(self._layout, stage_id):
-                purged.append(stage_id)
-                done = False
-            if not done:
-                unread.update(self._plan.stages[stage_id].needs)
-        return purged
+        done = {stage_id for stage_id, state in self._ledger.states().items() if state == "done"}
+        return lost_stages(self._layout, self._plan.stages, done, unread)
 
     # The loop
 

@@ -159,15 +159,19 @@ class Schedule:
 
     def retry(self, stage_ids: Iterable[str]) -> None:
         """Failed stages are pending again, and their conditions are no longer held back."""
-        self._left = None
         for stage_id in stage_ids:
             self.states[stage_id] = "pending"
-            condition = self._conditions[stage_id]
-            self._streaks.pop((condition, self._stages[stage_id].kind), None)
-            self.held.pop(condition, None)
-            for aside in self._aside.pop(condition, ()):
-                self._offer(aside)
+            self.forgive(stage_id)
             self._offer(stage_id)
+
+    def forgive(self, stage_id: str) -> None:
+        """Forget the failures of a stage's condition, which is no longer held back."""
+        self._left = None
+        condition = self._conditions[stage_id]
+        self._streaks.pop((condition, self._stages[stage_id].kind), None)
+        self.held.pop(condition, None)
+        for aside in self._aside.pop(condition, ()):
+            self._offer(aside)
 
     def hold(self, what: str, reason: str) -> None:
         """Start no more stages of a condition, or of ``engine NAME``."""

@@ -256,7 +256,7 @@ class SegmentRunner:
             "first": segment.first,
             "last": output.last,
             "carried": dict(output.carried),
-            "command": list(command.argv),
+            "command": [Path(command.argv[0]).name, *command.argv[1:]],
             "engine_wall_s": engine_wall_s,
             "wall_s": time.monotonic() - clock,
         }

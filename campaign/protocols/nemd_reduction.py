@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-REDUCTION_VERSION = 1
+REDUCTION_VERSION = 2
 """Raised when the same series give other numbers, or another gate; enters the identity of reduce stages."""
 
 SERIES = ("layer_temperature", "source_energy", "sink_energy", "lower_energy", "upper_energy", "total_energy")
@@ -254,8 +254,9 @@ def _judge(
     duration = window.duration_ps
     mobile = int(n_atoms.sum() - n_atoms[list(settings.frozen_layers)].sum())
     balance_limit = balance_tolerance(mobile, settings.temperature_K, duration)
-    # without a bias no heat flows: errors are then compared with one standard deviation of the thermal noise
-    scale = max(abs(values["heat_flow"]), balance_limit / 4)
+    # Without a bias no heat flows: errors are then compared with two deviations of the thermal noise.
+    # At 1 fs healthy runs of 540 atoms leave their account open by up to 3 % of that (specs/checks.yaml).
+    scale = max(abs(values["heat_flow"]), balance_limit / 2)
     jump, jump_error = values["temperature_jump"], values["temperature_jump_standard_error"]
     forms = values["interface_heat_flow_hot_side"] - values["interface_heat_flow_cold_side"]
     return [
