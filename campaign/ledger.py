@@ -12,14 +12,16 @@ are stored; ready and blocked follow from them::
 Every write is in a transaction that checks the epoch: a driver whose campaign was taken over ends itself.
 """
 
+import logging
 import os
 import socket
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
 
@@ -27,11 +29,15 @@ from campaign.errors import BusyError, FailureClass, LedgerError, ResourceError
 from campaign.layout import Layout
 from campaign.plan import StageSummary
 
+logger = logging.getLogger(__name__)
+
 State = Literal["pending", "running", "done", "failed"]
 
 LEDGER_FORMAT = 2
-LEASE_LOST_AFTER = timedelta(seconds=60)
-"""Silence after which a driver on another host counts as dead; on one host the lock decides."""
+LEASE_LOST_AFTER_S = 60.0
+"""Time without a heartbeat after which a driver on another host counts as dead; on one host a lock tells."""
+
+WATCH_S = 2.0
 
 DRIVER_DIED = "the driver ended while this attempt was running"
 
@@ -183,30 +189,53 @@ class Ledger:
         """Number of this driver among all that held the campaign; None before `acquire`."""
         return self._epoch
 
-    def acquire(self, holder: Holder) -> int:
+    def acquire(
+        self,
+        holder: Holder,
+        *,
+        wait: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> int:
         """Become the driver: a new epoch. The caller holds the `DriverLock`, which decides on one host.
+
+        A driver on another host that did not say that it ended is watched: if its heartbeat moves, it is
+        alive; if it rests for `LEASE_LOST_AFTER_S`, it is dead. No two clocks are compared, so clocks that
+        differ or jump decide nothing. ``wait`` and ``clock`` are the passing of time, in seconds.
 
         Raises
         ------
         BusyError
-            A driver on another host was alive less than a minute ago.
+            A driver on another host is alive.
         """
-        with self._write():
-            row = self._connection.execute(
-                "SELECT epoch, host, pid, since, heartbeat, released FROM epochs ORDER BY epoch DESC LIMIT 1"
-            ).fetchone()
-            if row is not None and not row["released"] and row["host"] != holder.host:
-                silence = datetime.now(UTC) - datetime.fromisoformat(row["heartbeat"])
-                if silence < LEASE_LOST_AFTER:
-                    other = Holder(row["host"], row["pid"], row["since"])
-                    raise BusyError(f"the campaign is held by {other}", where=str(self._path.parent))
-            epoch = 1 if row is None else int(row["epoch"]) + 1
-            self._connection.execute(
-                "INSERT INTO epochs(epoch, host, pid, since, heartbeat) VALUES (?, ?, ?, ?, ?)",
-                (epoch, holder.host, holder.pid, holder.since, utc_now()),
-            )
-        self._epoch = epoch
-        return epoch
+        watched, since = None, clock()
+        while True:
+            with self._write():
+                row = self._connection.execute(
+                    "SELECT epoch, host, pid, since, heartbeat, released FROM epochs "
+                    "ORDER BY epoch DESC LIMIT 1"
+                ).fetchone()
+                elsewhere = row is not None and not row["released"] and row["host"] != holder.host
+                if not elsewhere or (watched == tuple(row) and clock() - since > LEASE_LOST_AFTER_S):
+                    self._epoch = self._new_epoch(holder, 0 if row is None else int(row["epoch"]))
+                    return self._epoch
+            other = Holder(row["host"], row["pid"], row["since"])
+            if watched is None:
+                watched = tuple(row)
+                logger.warning(
+                    "%s held the campaign last; waiting up to %g s to see whether it is alive",
+                    other,
+                    LEASE_LOST_AFTER_S,
+                )
+            elif watched != tuple(row):
+                raise BusyError(f"the campaign is held by {other}", where=str(self._path.parent))
+            wait(WATCH_S)
+
+    def _new_epoch(self, holder: Holder, last: int) -> int:
+        self._connection.execute(
+            "INSERT INTO epochs(epoch, host, pid, since, heartbeat) VALUES (?, ?, ?, ?, ?)",
+            (last + 1, holder.host, holder.pid, holder.since, utc_now()),
+        )
+        return last + 1
 
     def heartbeat(self) -> None:
         """Say that this driver is alive."""

@@ -151,22 +151,41 @@ def test_a_driver_that_lost_the_campaign_cannot_write(ledger: Ledger, layout: La
         assert thief.attempts(STAGES[0]) == []
 
 
-def test_a_living_driver_on_another_host_keeps_the_campaign(layout: Layout) -> None:
+ELSEWHERE = Holder("node7", 42, "2026-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize("jump", ["none", "2020-01-01T00:00:00.000+00:00", "2040-01-01T00:00:00.000+00:00"])
+def test_a_living_driver_on_another_host_keeps_the_campaign(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, jump: str
+) -> None:
     with Ledger.open(layout) as elsewhere, Ledger.open(layout) as here:
-        elsewhere.acquire(Holder("node7", 42, "2026-01-01T00:00:00+00:00"))
+        elsewhere.acquire(ELSEWHERE)
+
+        def beat(_: float) -> None:
+            if jump != "none":  # its clock is years off, and it is alive all the same
+                monkeypatch.setattr("campaign.ledger.utc_now", lambda: jump)
+            elsewhere.heartbeat()
+
         with pytest.raises(BusyError, match="process 42 on node7 since 2026"):
-            here.acquire(Holder.this_process())
+            here.acquire(Holder.this_process(), wait=beat)
         elsewhere.release()
         assert here.acquire(Holder.this_process()) == 2
 
 
-def test_a_silent_driver_on_another_host_loses_it(layout: Layout) -> None:
+def test_a_silent_driver_on_another_host_loses_it_after_a_minute_of_silence(layout: Layout) -> None:
     with Ledger.open(layout) as elsewhere:
-        elsewhere.acquire(Holder("node7", 42, "2026-01-01T00:00:00+00:00"))
+        elsewhere.acquire(ELSEWHERE)
+    # What its clock said last is of no interest.
     with sqlite3.connect(layout.ledger) as connection:
-        connection.execute("UPDATE epochs SET heartbeat = '2026-01-01T00:00:00+00:00'")
+        connection.execute("UPDATE epochs SET heartbeat = '2040-01-01T00:00:00+00:00'")
+    waited = [0.0]
+
+    def wait(seconds: float) -> None:
+        waited[0] += seconds
+
     with Ledger.open(layout) as here:
-        assert here.acquire(Holder.this_process()) == 2
+        assert here.acquire(Holder.this_process(), wait=wait, clock=lambda: waited[0]) == 2
+    assert 60 < waited[0] < 65
 
 
 @pytest.mark.parametrize("read_only", [True, False])

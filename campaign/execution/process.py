@@ -40,7 +40,7 @@ def run_process(
     timeout_without_output_s: float | None,
     should_stop: Callable[[], bool],
     end_after_s: float | None = None,
-    poll_s: float = 0.2,
+    poll_s: float = 0.5,
 ) -> int:
     """Run an engine's process in ``directory`` until it ends.
 
