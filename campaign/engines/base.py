@@ -12,6 +12,7 @@ joins what they wrote.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, runtime_checkable
@@ -265,6 +266,7 @@ def engine_names() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group="campaign.engines")}))
 
 
+@cache
 def get_engine(name: str) -> Engine:
     """Engine by name.
 

@@ -4,16 +4,19 @@ What is not committed does not exist. Everything is written beside its target on
 and renamed; the target is never made beforehand, because a rename onto an empty directory would succeed.
 """
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from campaign.errors import LedgerError
 from campaign.layout import Layout, fsync_directory
+
+_libc = ctypes.CDLL(None, use_errno=True)  # Python has no syncfs
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -75,27 +78,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def commit(
-    staging: Path, layout: Layout, stage_id: str, attempt_id: str, manifest: Mapping[str, Any]
-) -> bool:
-    """Commit the files in ``staging`` as a stage; see `commit_directory`."""
-    return commit_directory(
-        staging, layout.stage(stage_id), layout, attempt_id, {"stage": stage_id, **manifest}
-    )
-
-
 def commit_directory(
     staging: Path, target: Path, layout: Layout, attempt_id: str, manifest: Mapping[str, Any]
 ) -> bool:
     """Commit the files in ``staging`` as the directory ``target`` of a campaign.
-
-    ``manifest`` gets ``format``, ``attempt`` and ``files`` (hash and size of each file) added.
 
     Returns
     -------
     bool
         False if it was committed meanwhile by another attempt: this late copy loses.
     """
+    seal(staging, attempt_id, manifest)
+    sync_files([staging])
+    won = place(staging, target, layout, attempt_id)
+    sync_names([target])
+    return won
+
+
+def seal(staging: Path, attempt_id: str, manifest: Mapping[str, Any]) -> None:
+    """Add a manifest to the files in ``staging``, with the hash and size of each."""
     files = {
         str(path.relative_to(staging)): {"sha256": sha256(path), "size": path.stat().st_size}
         for path in sorted(staging.rglob("*"))
@@ -103,7 +104,13 @@ def commit_directory(
     }
     whole = {"format": MANIFEST_FORMAT, **manifest, "attempt": attempt_id, "files": files}
     (staging / MANIFEST).write_text(json.dumps(whole, indent=1, allow_nan=False))
-    _fsync_tree(staging)
+
+
+def place(staging: Path, target: Path, layout: Layout, attempt_id: str) -> bool:
+    """Move a sealed directory, whose files are on disk, to its place by one rename.
+
+    The rename itself is not on disk yet. False if another attempt was there before.
+    """
     _make_parents(target, layout)
     try:
         staging.rename(target)
@@ -116,8 +123,34 @@ def commit_directory(
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             return False
-    fsync_directory(target.parent)
     return True
+
+
+def sync_files(directories: Sequence[Path]) -> None:
+    """Put the files in directories of one file system on disk."""
+    if len(directories) == 1:
+        _fsync_tree(directories[0])
+    else:
+        _sync_filesystem(directories[0])
+
+
+def sync_names(directories: Sequence[Path]) -> None:
+    """Put the names of directories of one file system on disk."""
+    if len(directories) == 1:
+        fsync_directory(directories[0].parent)
+    else:
+        _sync_filesystem(directories[0].parent)
+
+
+def _sync_filesystem(path: Path) -> None:
+    """Put all that was written to a file system on disk: one wait for many small files."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
 
 
 def _make_parents(target: Path, layout: Layout) -> None:

