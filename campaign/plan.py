@@ -5,6 +5,7 @@ A condition is what the runs of all seeds share. The data of a plan, and reading
 
 import hashlib
 import json
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,13 +85,8 @@ def make_plan(spec: "CampaignSpec", *, allow_large: bool = False) -> "tuple[Plan
     # Imported late: `campaign status` reads plans without pydantic and xarray.
     from campaign.replicas import Stages
 
+    axes = check_size(spec, allow_large=allow_large)
     problems = Problems(spec.positions)
-    axes = {
-        name: parse_axes(calculation.axes_spec(("calculations", name)), problems)
-        for name, calculation in spec.calculations.items()
-    }
-    _check_size(spec, axes, problems, allow_large=allow_large)
-    problems.check()
     stages = Stages(spec.seed)
     with garbage_collection_paused():
         planned = [_Planner(spec, name, axes[name], stages, problems).plan() for name in spec.calculations]
@@ -106,14 +102,19 @@ def make_plan(spec: "CampaignSpec", *, allow_large: bool = False) -> "tuple[Plan
     return plan, stages
 
 
-def _check_size(
-    spec: "CampaignSpec",
-    axes: Mapping[str, tuple[Axis, ...]],
-    problems: Problems,
-    *,
-    allow_large: bool,
-) -> None:
-    """Count the runs before any is made."""
+def check_size(spec: "CampaignSpec", *, allow_large: bool) -> dict[str, tuple[Axis, ...]]:
+    """Count the runs of a spec before any is made, and return the axes of each calculation.
+
+    Raises
+    ------
+    SpecError
+        An axis is wrong, or there are more runs than the spec's ``limits.runs``, or than `MAX_RUNS`.
+    """
+    problems = Problems(spec.positions)
+    axes = {
+        name: parse_axes(calculation.axes_spec(("calculations", name)), problems)
+        for name, calculation in spec.calculations.items()
+    }
     sizes = {name: grid_size(axes[name]) + len(spec.calculations[name].include) for name in axes}
     total = sum(sizes.values())
     limit = MAX_RUNS if allow_large else min(spec.limits.runs, MAX_RUNS)
@@ -122,6 +123,8 @@ def _check_size(
         hint = "confirm with --yes, or raise limits.runs" if total <= MAX_RUNS else "make several campaigns"
         message = f"the axes span {total:,} runs, more than the limit of {limit:,}"
         problems.add(("calculations", largest, "axes"), message, hint=hint, key=True)
+    problems.check()
+    return axes
 
 
 class _Planner:
@@ -180,7 +183,7 @@ class _Planner:
             dimensions=dimensions,
             stage_ids=self._stages.table.ids,
             cells=list(grid.cells),
-            groups=[numbers[key] for key, _ in chosen],
+            groups=array("i", [numbers[key] for key, _ in chosen]),
             stages=[conditions[key].positions(label) for key, label in chosen],
         )
         common, groups = _grouped([flattened(dump) for dump in dumps.values()])

@@ -3,14 +3,19 @@
 Plans of 10^5 runs are read by ``campaign status`` within half a second: columns, and nothing heavy imported.
 """
 
+import base64
 import gc
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from campaign.columns import IndexRows
 from campaign.errors import LedgerError
 from campaign.layout import FORMAT_VERSION, write_atomic
 from campaign.runs import CalculationPlan, Dimension, Group, Plan, RunTable, StageClass, StageTable
@@ -35,6 +40,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "description": plan.description,
         "seed": plan.seed,
         "spec_sha256": plan.spec_sha256,
+        "made_from": plan.made_from,
         "calculations": [
             {
                 "name": calculation.name,
@@ -43,17 +49,17 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "dimensions": [asdict(dimension) for dimension in calculation.dimensions],
                 "settings": dict(calculation.settings),
                 "groups": [asdict(group) for group in calculation.groups],
-                "cells": _columns(calculation.runs.cells),
-                "run_groups": calculation.runs.groups,
-                "stages": _columns(calculation.runs.stages),
+                "cells": _packed(calculation.runs.cells),
+                "run_groups": _text(calculation.runs.groups),
+                "stages": _packed(calculation.runs.stages),
             }
             for calculation in plan.calculations
         ],
         "stages": {
             "classes": [asdict(common) for common in stages.classes],
             "ids": " ".join(stages.ids),
-            "which": stages.which,
-            "needs": _columns(stages.needs),
+            "which": _text(stages.which),
+            "needs": _packed(stages.needs),
         },
     }
 
@@ -84,7 +90,7 @@ def load_plan(path: Path) -> Plan:
     try:
         with garbage_collection_paused():
             return _plan(data)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, zlib.error):
         raise LedgerError("damaged plan", where=str(path), hint=WRITTEN_ANEW) from None
 
 
@@ -93,8 +99,8 @@ def _plan(data: Mapping[str, Any]) -> Plan:
     stages = StageTable(
         ids=columns["ids"].split(),
         classes=[StageClass(**raw) for raw in columns["classes"]],
-        which=columns["which"],
-        needs=_rows(columns["needs"]),
+        which=_numbers(columns["which"]),
+        needs=_unpacked(columns["needs"]),
     )
     return Plan(
         campaign=data["campaign"],
@@ -103,6 +109,7 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         spec_sha256=data["spec_sha256"],
         calculations=tuple(_calculation(raw, stages) for raw in data["calculations"]),
         stages=stages,
+        made_from=data.get("made_from", ""),
     )
 
 
@@ -159,9 +166,9 @@ def _calculation(raw: Mapping[str, Any], stages: StageTable) -> CalculationPlan:
         calculation=raw["name"],
         dimensions=dimensions,
         stage_ids=stages.ids,
-        cells=_rows(raw["cells"]),
-        groups=raw["run_groups"],
-        stages=_rows(raw["stages"]),
+        cells=_unpacked(raw["cells"]),
+        groups=_numbers(raw["run_groups"]),
+        stages=_unpacked(raw["stages"]),
     )
     groups = tuple(Group(**group) for group in raw["groups"])
     return CalculationPlan(
@@ -169,24 +176,34 @@ def _calculation(raw: Mapping[str, Any], stages: StageTable) -> CalculationPlan:
     )
 
 
-_GAP = -1
+def _packed(rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """Rows as a few long columns of text, which JSON reads a hundred times faster than numbers."""
+    found = IndexRows.of(rows)
+    return {"length": len(found), "columns": [_text(column) for column in found.columns]}
 
 
-def _columns(rows: Sequence[tuple[int, ...]]) -> list[list[int]] | int:
-    """Rows as a few long columns, which JSON reads much faster; shorter rows are padded with -1 at their end.
-
-    Rows without entries are written as their number.
-    """
-    width = max(map(len, rows), default=0)
-    if not width:
-        return len(rows)
-    return [[row[i] if i < len(row) else _GAP for row in rows] for i in range(width)]
+def _unpacked(packed: Any) -> IndexRows:
+    if isinstance(packed, int):  # this and lists of numbers are in campaigns of the first days
+        packed = {"length": packed, "columns": []}
+    elif isinstance(packed, list):
+        packed = {"length": len(packed[0]), "columns": packed}
+    return IndexRows(packed["length"], [_numbers(column) for column in packed["columns"]])
 
 
-def _rows(columns: list[list[int]] | int) -> list[tuple[int, ...]]:
-    if isinstance(columns, int):
-        return [()] * columns
-    rows = list(zip(*columns, strict=True))
-    if _GAP in columns[-1]:
-        return [row if row[-1] != _GAP else tuple([i for i in row if i != _GAP]) for row in rows]
-    return rows
+def _text(numbers: Iterable[int]) -> str:
+    """Whole numbers as base64 of compressed little-endian 32-bit integers."""
+    column = array("i", numbers)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return base64.b64encode(zlib.compress(column.tobytes(), 1)).decode()
+
+
+def _numbers(text: str | list[int]) -> "array[int]":
+    column = array("i")
+    if isinstance(text, list):
+        column.fromlist(text)
+        return column
+    column.frombytes(zlib.decompress(base64.b64decode(text, validate=True)))
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column

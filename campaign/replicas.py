@@ -25,7 +25,7 @@ class Stages(Mapping[str, Stage]):
     """
 
     def __init__(self, base_seed: int) -> None:
-        self.table = StageTable([], [], [], [])
+        self.table = StageTable([], [], array("i"), [])
         self._base_seed = base_seed
         self._like: list[Stage] = []
         self._labels = array("q")

@@ -119,7 +119,7 @@ class Campaign:
     def _tail(self, calculation: CalculationPlan, table: Table | None) -> dict[str, Path]:
         """Results that are committed as stages and not in the store, in the order of the plan."""
         stored = set() if table is None else set(table.stage_ids())
-        results = dict.fromkeys(run.result_stage for run in calculation.runs)
+        results = dict.fromkeys(calculation.runs.result_stages)
         wanted = [stage_id for stage_id in results if stage_id not in stored]
         committed = self._committed() if wanted else set()
         return {stage_id: self.layout.stage(stage_id) for stage_id in wanted if stage_id in committed}

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from campaign.columns import IndexRows
 from campaign.compare import DEFAULT_SPEEDS, compare
 from campaign.document import Document
 from campaign.errors import LedgerError, SpecError
 from campaign.plan import Plan, make_plan
-from campaign.plan_file import load_plan, save_plan
+from campaign.plan_file import load_plan, plan_json, save_plan
 from campaign.protocols.base import Stage
 from campaign.replicas import Stages
 from campaign.spec import CampaignSpec, load_spec
@@ -305,6 +306,38 @@ def test_a_plan_is_the_same_after_it_was_written(extra: str, tmp_path: Path) -> 
     assert again == plan
     assert list(again.runs) == list(plan.runs)
     assert dict(again.stages) == dict(plan.stages)
+
+
+@given(st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=4).map(tuple), max_size=20), st.data())
+def test_rows_in_columns_are_the_rows(rows: list[tuple[int, ...]], data: st.DataObject) -> None:
+    columns = IndexRows.of(rows)
+    assert len(columns) == len(rows)
+    assert list(columns) == rows
+    assert columns == rows
+    assert IndexRows.of(columns) is columns
+    assert (columns == [*rows, (1,)]) is False
+    if rows:
+        at = data.draw(st.integers(-len(rows), len(rows) - 1))
+        assert columns[at] == rows[at]
+        assert columns[at:] == rows[at:]
+
+
+def test_a_plan_of_the_first_days_is_read(tmp_path: Path) -> None:
+    """Columns were lists of numbers once."""
+    plan, _ = plan_of(SPEC)
+    old = plan_json(plan)
+    for raw, calculation in zip(old["calculations"], plan.calculations, strict=True):
+        raw["cells"] = [list(column) for column in zip(*calculation.runs.cells, strict=True)]
+        raw["stages"] = [list(column) for column in zip(*calculation.runs.stages, strict=True)]
+        raw["run_groups"] = list(calculation.runs.groups)
+    needs = [[*row, -1, -1][:2] for row in plan.stages.needs]
+    old["stages"] |= {
+        "which": list(plan.stages.which),
+        "needs": [list(column) for column in zip(*needs, strict=True)],
+    }
+    del old["made_from"]
+    (tmp_path / "plan.json").write_text(json.dumps(old))
+    assert load_plan(tmp_path / "plan.json") == plan
 
 
 def test_a_plan_without_axes_is_one_run(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from campaign.errors import StoreError
-from campaign.protocols.base import write_result
+from campaign.protocols.base import read_result, write_result
 from campaign.store import Row, Store, read_tables, writer
+from campaign.store.rows import Result, read_row
 
 
 def result(
@@ -205,6 +206,39 @@ def test_kill_in_first_append_is_repaired(
     store.append("nemd", [stages.row("a", result(1.0, 2), seed=1)])
     store.flush()
     check_contents(path, stages.expected)
+
+
+def test_any_rows_are_read_in_the_order_asked_for(stages: Stages, path: Path) -> None:
+    store = Store.open(path, campaign="demo", create=True)
+    store.append("nemd", [stages.row(f"{n:03}", xr.Dataset({"number": ((), float(n))})) for n in range(120)])
+    store.flush()
+    table = read_tables(path)["nemd"]
+    rng = np.random.default_rng(0)
+    scattered = [rng.choice(120, size, replace=True) for size in (1, 5, 200)]
+    spans = [np.arange(120), np.arange(119, -1, -1), np.r_[0:40, 80:120], np.r_[90:110, 5:60, 5:9]]
+    for rows in [*scattered, *spans, np.arange(0, 120, 30), np.arange(0)]:
+        assert table.read("number", rows).tolist() == rows.tolist()
+
+
+def test_results_are_read_as_xarray_reads_them(stages: Stages) -> None:
+    odd = {
+        "packed": ((), 2.5, {}, {"scale_factor": 0.5, "add_offset": 1.0, "dtype": "i2", "_FillValue": -999}),
+        "gaps": (("piece",), np.array([1.0, np.nan]), {}, {"_FillValue": -9.0}),
+        "since": ((), 7.0, {"units": "days since 2000-01-01"}),
+    }
+    plain = result(1.5, 3, checks=("closure", "wärme"), text="warum nicht")
+    plain["empty_text"] = ((), "")
+    plain["names"] = (("check",), ["a", "längst"])
+    plain["note"] = (("layer",), np.array([1.0, np.nan, 3.0]))
+    plain = plain.assign_coords(beside=("layer", [3.0, 2.0, 1.0]))
+    for name, dataset in {"plain": plain, "odd": xr.Dataset(odd), "mixed": plain.assign(odd)}.items():
+        row = stages.row(name, dataset)
+        expected = Result.of({str(key): v for key, v in read_result(row.path).variables.items()})
+        found = read_row(row.path)
+        assert found.sizes == expected.sizes
+        assert found.variables.keys() == expected.variables.keys()
+        for key, variable in expected.variables.items():
+            assert variable.identical(found.variables[key]), key  # type: ignore[no-untyped-call]
 
 
 def test_variables_and_labels_that_come_later_or_stay_away(stages: Stages, path: Path) -> None:

@@ -81,7 +81,9 @@ class Ensemble:
         parts = []
         for start in range(0, max(1, length), step):
             slab = {along: slice(start, start + step)}
-            values = variable.isel(slab).transpose(*order).to_numpy().astype(float, copy=False)
+            # Loaded first: a transposed lazy array would be read element by element.
+            loaded = variable.isel(slab).load()
+            values = loaded.transpose(*order).to_numpy().astype(float, copy=False)
             mask = self.valid.isel(slab).expand_dims(payload).transpose(*order).to_numpy()
             parts.append(Moments.of(values, mask & np.isfinite(values), range(-len(self.dims), 0)))
         if along in self.dims:

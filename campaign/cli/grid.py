@@ -6,13 +6,15 @@ Only columns of a plan are read, and states stay the letters of the snapshot, so
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, repeat
+from operator import itemgetter
 
 from rich.text import Text
 
 from campaign.axes import label_text
 from campaign.cli.text import folded
-from campaign.plan import CalculationPlan
+from campaign.columns import IndexRows
+from campaign.runs import CalculationPlan
 
 STATES = {"d": "done", "r": "running", "f": "failed", "p": "pending"}
 LETTERS = {"p": ".", "r": "r", "d": "D", "f": "F"}
@@ -69,9 +71,11 @@ def make_grid(calculation: CalculationPlan, states: str) -> Grid:
     if not calculation.dimensions:
         return Grid({}, (), (), (Row((), states),))
     *outer, last = calculation.dimensions
+    columns_before = IndexRows.of(calculation.runs.cells).columns[:-1]
+    places = zip(*columns_before, strict=True) if columns_before else repeat((), len(states))
     grouped: dict[tuple[int, ...], list[str]] = {}
-    for cell, state in zip(calculation.runs.cells, states, strict=True):
-        grouped.setdefault(cell[:-1], []).append(state)
+    for place, same in groupby(zip(places, states, strict=True), itemgetter(0)):
+        grouped.setdefault(place, []).extend(state for _, state in same)
     values: dict[str, list[str]] = {}
     for position, dimension in enumerate(outer):
         for name, labels in dimension.coordinates.items():

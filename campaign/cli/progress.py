@@ -14,7 +14,7 @@ from rich.text import Text
 from campaign.cli.app import err
 from campaign.cli.grid import counts_text
 from campaign.cli.text import duration, folded, plural
-from campaign.plan import Plan
+from campaign.runs import Plan
 
 LINE_EVERY_S = 10.0
 MOST_RUNNING = 12

@@ -41,17 +41,17 @@ def run_spec(
     """Run what is missing of a spec; return the exit code."""
     from campaign.engines.base import get_engine
     from campaign.execution.lock import DriverLock
-    from campaign.plan import make_plan
     from campaign.spec import load_spec
+    from campaign.unchanged import plan_or_reuse
 
     spec = load_spec(spec_path)
-    plan, stages = make_plan(spec, allow_large=yes)
-    layout = Layout(directory or Path("campaigns") / plan.campaign)
+    layout = Layout(directory or Path("campaigns") / spec.campaign)
+    plan, stages = plan_or_reuse(spec, layout.plan, allow_large=yes)
     check_directory(layout, plan.campaign)
     if layout.lock.exists():
         with DriverLock(layout.lock):  # refused before anything is said; the driver takes it again
             pass
-    for engine in sorted({stage.engine for stage in stages.values() if stage.engine}):
+    for engine in sorted({common.engine for common in plan.stages.classes if common.engine}):
         info = get_engine(engine).check()
         err.print(f"{info.name} {info.version} on {info.device}", markup=False, style="dim")
     claim_directory(layout, plan.campaign)

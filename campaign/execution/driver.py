@@ -177,7 +177,9 @@ class _Driver:
                     again += self._retry(request.payload.get("stages", ()))
             known = self._ledger.states()
             self._ledger.register(self._plan.stages[item] for item in self._plan.stages if item not in known)
-            lost = self._lost()
+            unread = self._unread()
+            done = {stage_id for stage_id, state in self._ledger.states().items() if state == "done"}
+            lost = lost_stages(self._layout, self._plan.stages, done, unread)
             if lost:
                 logger.warning("%d finished stages are gone from the disk and are made again", len(lost))
                 remove(self._layout, [self._layout.stage(stage_id) for stage_id in lost])  # what is left
@@ -198,16 +200,17 @@ class _Driver:
             steps=sum(segment.last - segment.first for segment in kept),
         )
 
-    def _lost(self) -> list[str]:
-        """Done stages that have to be made again, as the disk lost what is still to be read of them."""
+    def _unread(self) -> list[str]:
+        """Find the results of the plan that the store lacks, in the order of the plan."""
         tables = read_tables(self._layout.store)
-        unread: set[str] = set()
+        unread: dict[str, None] = {}
         for calculation in self._plan.calculations:
             table = tables.get(calculation.name)
             stored = set() if table is None else set(table.stage_ids())
-            unread |= {run.result_stage for run in calculation.runs} - stored
-        done = {stage_id for stage_id, state in self._ledger.states().items() if state == "done"}
-        return lost_stages(self._layout, self._plan.stages, done, unread)
+            unread |= dict.fromkeys(
+                stage_id for stage_id in calculation.runs.result_stages if stage_id not in stored
+            )
+        return list(unread)
 
     # The loop
 
@@ -215,7 +218,7 @@ class _Driver:
         """Drive until nothing can be done any more, or until asked to stop."""
         finished = False
         with self._signals():
-            self._store_rows(item for item, state in self._schedule.states.items() if state == "done")
+            self._store_rows(item for item in self._unread() if self._schedule.states[item] == "done")
             self._show("running")
             try:
                 if self._schedule.has_ready() and not self._stop_signals:

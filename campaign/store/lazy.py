@@ -88,8 +88,10 @@ class Rows:
     def read(self, name: str, rows: Integers) -> NDArray[Any]:
         """Values of the given rows, shape (len(rows), ...); the fill value where a row is `MISSING`."""
         shape, dtype = self.shape(name), self.dtype(name)
-        values = np.full((rows.size, *shape), fill_value(dtype), dtype=dtype)
         stored = (rows >= 0) & (rows < self._stored)
+        if self.table is not None and name in self.table.variables and stored.all():
+            return pad(self.table.read(name, rows), shape)
+        values = np.full((rows.size, *shape), fill_value(dtype), dtype=dtype)
         if self.table is not None and name in self.table.variables and stored.any():
             values[stored] = pad(self.table.read(name, rows[stored]), shape)
         later = rows >= self._stored
@@ -125,11 +127,14 @@ class _CellArray(BackendArray):
         flat = cells.reshape(-1)
         row_bytes = 8 * max(1, math.prod(self.shape[self._cells.ndim :]))
         step = max(1, _BLOCK_BYTES // row_bytes)
-        blocks = [
-            _take(self._rows.read(self._name, flat[start : start + step]), inner)
-            for start in range(0, max(1, flat.size), step)
-        ]
-        values = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+        values = _take(self._rows.read(self._name, flat[:step]), inner)
+        if flat.size > step:
+            # Filled block by block: together the blocks would take the memory of the whole once more.
+            first, values = values, np.empty((flat.size, *values.shape[1:]), dtype=values.dtype)
+            values[:step] = first
+            for start in range(step, flat.size, step):
+                part = slice(start, start + step)
+                values[part] = _take(self._rows.read(self._name, flat[part]), inner)
         values = values.reshape((*cells.shape, *values.shape[1:]))
         return values.astype(object) if self._text else values
 
@@ -137,5 +142,6 @@ class _CellArray(BackendArray):
 def _take(array: NDArray[Any], key: tuple[Any, ...]) -> NDArray[Any]:
     """Outer indexing: each axis on its own; an integer removes its axis."""
     for axis in range(len(key) - 1, -1, -1):
-        array = np.asarray(array[(slice(None),) * axis + (key[axis],)])
+        if not (isinstance(key[axis], slice) and key[axis] == slice(None)):
+            array = np.asarray(array[(slice(None),) * axis + (key[axis],)])
     return array

@@ -22,7 +22,13 @@ STORE_FORMAT = 1
 
 REBUILD = "delete it: it is filled again from the committed stages by the next `campaign run`"
 
+FEWEST_IN_SPAN = 16
+"""Rows are read in spans where those have so many rows on average, else row by row."""
+
+_WIDEST_GAP = 4
+
 _T = TypeVar("_T")
+_Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Table:
@@ -69,7 +75,7 @@ class Table:
         """Attributes of a variable (``units``, ``long_name``)."""
         return dict(self._arrays[name].attrs)
 
-    def read(self, name: str, rows: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, Any]:
+    def read(self, name: str, rows: _Indices) -> np.ndarray[Any, Any]:
         """Values of the given rows, shape (len(rows), ...); reads no more chunks than hold them.
 
         Raises
@@ -81,13 +87,22 @@ class Table:
         if rows.size == 0:
             empty: np.ndarray[Any, Any] = np.empty((0, *array.shape[1:]), dtype=array.dtype)
             return empty
-        first, last = int(rows.min()), int(rows.max())
-        if last - first < 4 * rows.size:  # a slice is much faster than a selection of rows
-            block = _values(lambda: array[first : last + 1], self._where)
-            place = rows - first
-        else:
-            unique, place = np.unique(rows, return_inverse=True)
+        unique = rows if bool(np.all(rows[1:] > rows[:-1])) else np.unique(rows)
+        starts, ends = _spans(unique)
+        if starts.size > 1 + unique.size // FEWEST_IN_SPAN:
             block = _values(lambda: array.oindex[unique], self._where)
+            place = np.searchsorted(unique, rows)
+        else:  # slices are much faster than a selection of rows
+            parts = [
+                _values(partial(array.__getitem__, slice(int(start), int(end))), self._where)
+                for start, end in zip(starts, ends, strict=True)
+            ]
+            block = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if len(block) == rows.size and unique is rows:
+                return block
+            before = np.concatenate([[0], np.cumsum(ends - starts)[:-1]])
+            span = np.searchsorted(starts, rows, side="right") - 1
+            place = rows - starts[span] + before[span]
         values: np.ndarray[Any, Any] = block[place]
         return values
 
@@ -95,6 +110,12 @@ class Table:
         """Stage id of each row."""
         ids: list[str] = self.read("stage_id", np.arange(self.rows)).tolist()
         return ids
+
+
+def _spans(rows: _Indices) -> tuple[_Indices, _Indices]:
+    """First row of each span of ascending ``rows``, and the row after its last; small gaps are read too."""
+    cuts = np.flatnonzero(np.diff(rows) > _WIDEST_GAP) + 1
+    return rows[np.concatenate([[0], cuts])], rows[np.concatenate([cuts - 1, [rows.size - 1]])] + 1
 
 
 def read_tables(path: Path) -> dict[str, Table]:

@@ -20,6 +20,7 @@ from campaign.store.reader import REBUILD, STORE_FORMAT, check_format, read_tabl
 from campaign.store.rows import (
     IDENTITY,
     RUN,
+    Result,
     Row,
     axis_names,
     fill_value,
@@ -52,7 +53,7 @@ class Store:
             **({} if spec_sha256 is None else {"spec_sha256": spec_sha256}),
         }
         self._known: dict[str, set[str]] = {}
-        self._tail: dict[str, list[tuple[Row, xr.Dataset]]] = {}
+        self._tail: dict[str, list[tuple[Row, Result]]] = {}
         self._tail_bytes: dict[str, int] = {}
 
     @classmethod
@@ -168,7 +169,7 @@ class _GroupWriter:
                     array[self.rows :] = array.fill_value  # or it would show when the array grows again
                 array.resize(self._shape(name))
 
-    def append(self, rows: Sequence[tuple[Row, xr.Dataset]]) -> None:
+    def append(self, rows: Sequence[tuple[Row, Result]]) -> None:
         datasets = [dataset for _, dataset in rows]
         axes = {name: self._axis(name, datasets) for name in axis_names(datasets)}
         columns = identity_columns([row for row, _ in rows])
@@ -238,7 +239,7 @@ class _GroupWriter:
             **_array_options(column),
         )
 
-    def _axis(self, name: str, datasets: Sequence[xr.Dataset]) -> xr.Variable:
+    def _axis(self, name: str, datasets: Sequence[Result]) -> xr.Variable:
         """Coordinate of a dimension other than ``run``: that of the store, continued by what is new."""
         before = []
         if name in self.committed:
