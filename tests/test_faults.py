@@ -72,7 +72,7 @@ def check_whole(root: Path, runs: int) -> None:
         ]
     assert set(done) == {1}
     assert campaign.open(root).results["toy"].ds["value"].notnull().all()
-    assert engines_alive(root) == []
+    wait_for(lambda: not engines_alive(root), seconds=10)  # a `sleep` of the stand-in outlives its shell
     assert [path for path in layout.segments.rglob("*") if path.is_file()] == []
 
 
@@ -151,7 +151,7 @@ def test_what_failed_for_its_physics_starts_over(root: Path) -> None:
 
 
 def test_a_stop_between_segments_loses_nothing(root: Path) -> None:
-    write_spec(root.parent, ["pieces-slow"], 1)
+    write_spec(root.parent, ["pieces-slower"], 1)
     process = drive(root, 1)
     wait_for(lambda: committed_segments(Layout(root), production(root)))
     write_request(Layout(root), "stop", {})
@@ -160,7 +160,7 @@ def test_a_stop_between_segments_loses_nothing(root: Path) -> None:
     ((failure_class, segments, steps),) = work(root, stage_id)
     assert failure_class == "cancelled"
     assert len(committed_segments(Layout(root), stage_id)) == segments
-    assert run(root, ["pieces-slow"]).failed == 0
+    assert run(root, ["pieces-slower"]).failed == 0
     assert work(root, stage_id)[1][2] == 100 - steps
     check_whole(root, 1)
 
@@ -214,7 +214,7 @@ calculations:
       nvt_ps: 0.2
       preheat_ps: 0.5
       build_up_ps: 2
-      production_ps: 10
+      production_ps: 30
       sampling_interval_ps: 0.05
     axes:
       direction: [forward, backward]

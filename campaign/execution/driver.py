@@ -301,7 +301,10 @@ class _Driver:
                 self._board.update(stage_id)
 
     def _speed_of(self, stage_id: str) -> float | None:
-        return self._speeds.get(speed_key(self._plan.stages[stage_id]))
+        stage = self._plan.stages[stage_id]
+        if stage.engine is not None and speed_key(stage) not in self._speeds:
+            self._speeds = dict(self._ledger.speeds())  # a stage before it may have just measured it
+        return self._speeds.get(speed_key(stage))
 
     def _collect(self, dispatcher: Dispatcher) -> None:
         """Wait for what ends, at most until the next tick, and record all of it in one commit."""

@@ -40,6 +40,7 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
     "pieces-nan": ("none", "none", "nan"),
     "pieces-stuck": ("none", "none", *("exit",) * 9),
     "pieces-slow": ("slow",) * 99,
+    "pieces-slower": ("slower",) * 99,
 }
 PIECES = tuple(name for name in FAULTS if name.startswith("pieces"))
 
@@ -57,6 +58,7 @@ case "$2" in
   nan) value=nan ;;
   crash) kill -9 $PPID; sleep 5 ;;
   slow) pause=0.04 ;;
+  slower) pause=0.4 ;;
   fill) dd if=/dev/zero of=fill bs=64k count=160 2> stderr.txt || true ;;
 esac
 step=$3
