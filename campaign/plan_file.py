@@ -109,7 +109,7 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         spec_sha256=data["spec_sha256"],
         calculations=tuple(_calculation(raw, stages) for raw in data["calculations"]),
         stages=stages,
-        made_from=data.get("made_from", ""),
+        made_from=data["made_from"],
     )
 
 
@@ -158,7 +158,7 @@ def _calculation(raw: Mapping[str, Any], stages: StageTable) -> CalculationPlan:
             name=dimension["name"],
             coordinates={name: tuple(labels) for name, labels in dimension["coordinates"].items()},
             units=dimension["units"],
-            keys=dimension.get("keys", {}),
+            keys=dimension["keys"],
         )
         for dimension in raw["dimensions"]
     )
@@ -182,11 +182,7 @@ def _packed(rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
     return {"length": len(found), "columns": [_text(column) for column in found.columns]}
 
 
-def _unpacked(packed: Any) -> IndexRows:
-    if isinstance(packed, int):  # this and lists of numbers are in campaigns of the first days
-        packed = {"length": packed, "columns": []}
-    elif isinstance(packed, list):
-        packed = {"length": len(packed[0]), "columns": packed}
+def _unpacked(packed: Mapping[str, Any]) -> IndexRows:
     return IndexRows(packed["length"], [_numbers(column) for column in packed["columns"]])
 
 
@@ -198,11 +194,8 @@ def _text(numbers: Iterable[int]) -> str:
     return base64.b64encode(zlib.compress(column.tobytes(), 1)).decode()
 
 
-def _numbers(text: str | list[int]) -> "array[int]":
+def _numbers(text: str) -> "array[int]":
     column = array("i")
-    if isinstance(text, list):
-        column.fromlist(text)
-        return column
     column.frombytes(zlib.decompress(base64.b64decode(text, validate=True)))
     if sys.byteorder == "big":
         column.byteswap()

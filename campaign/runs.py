@@ -309,7 +309,7 @@ class Plan:
         Raises
         ------
         SpecError
-            It names a calculation or a label that is not there.
+            It names a calculation that is not there, or a label that no calculation has.
         """
         head, slash, tail = text.strip().partition("/")
         if _STAGE.fullmatch(head) and head not in {calculation.name for calculation in self.calculations}:
@@ -326,7 +326,18 @@ class Plan:
                     hint="write it as name=value, such as seed=1,direction=forward",
                 )
             wanted[name.strip()] = value.strip()
-        return tuple(run for calculation in calculations for run in _select(calculation, wanted))
+        found: list[Run] = []
+        problems: list[SpecError] = []
+        for calculation in calculations:
+            try:
+                found += _select(calculation, wanted)
+            except SpecError as error:  # labels may be those of some calculations only
+                problems.append(error)
+        if len(problems) == len(calculations):  # the one that sees what was meant is the most useful
+            raise next(
+                (problem for problem in problems if "did you mean" in (problem.hint or "")), problems[0]
+            )
+        return tuple(found)
 
     def _using(self, prefix: str) -> tuple[Run, ...]:
         found = {i for i, stage_id in enumerate(self.stages.ids) if stage_id.startswith(prefix)}

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 import xarray as xr
 
+from campaign.document import Document
 from campaign.engines import base as engines
 from campaign.errors import SpecError
 from campaign.plan import Plan, make_plan
@@ -14,7 +15,18 @@ from campaign.protocols import base as protocols
 from campaign.protocols.base import Check, Stage, Variable
 from campaign.quantities import Count, Positive, Settings, Temperature, Timestep
 from campaign.replicas import Stages
-from campaign.spec import load_spec
+from campaign.spec import CampaignSpec, load_spec
+
+SPEC = """\
+campaign: demo
+seed: 7
+calculations:
+  toy:
+    settings: {temperature_K: 300}
+    axes:
+      direction: [forward, backward]
+      seed: {count: 3}
+"""
 
 
 class Side(Settings):
@@ -97,7 +109,7 @@ class ToyProtocol:
         return build, relaxed, produced, reduced
 
     def execute(self, stage: Stage, inputs: Mapping[str, Path], directory: Path) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("this protocol is planned, and never run")
 
     def labels(self, settings: ToySettings) -> Mapping[str, str]:
         return {"pair": "graphene/hbn"}
@@ -126,3 +138,12 @@ def write_spec(directory: Path, text: str) -> Path:
 
 def planned(directory: Path, text: str, **options: Any) -> tuple[Plan, Stages]:
     return make_plan(load_spec(write_spec(directory, text)), **options)
+
+
+def plan_of(text: str) -> tuple[Plan, Stages]:
+    return make_plan(CampaignSpec.of(Document(Path("spec.yaml"), text)))
+
+
+def swap(old: str, new: str, text: str = SPEC) -> str:
+    assert text.count(old) == 1, old
+    return text.replace(old, new)

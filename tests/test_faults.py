@@ -137,6 +137,19 @@ def test_a_stage_that_comes_no_further_spends_its_budget(root: Path) -> None:
     }
 
 
+def test_an_attempt_that_came_further_is_tried_again_with_its_budget_used_up(root: Path) -> None:
+    assert run(root, ["pieces-slips"]).failed == 0
+    stage_id = production(root)
+    assert work(root, stage_id) == [
+        ("transient", 1, 20),
+        ("transient", 0, 0),
+        ("transient", 0, 0),
+        ("transient", 1, 20),
+        (None, 3, 60),
+    ]
+    check_whole(root, 1)
+
+
 def test_what_failed_for_its_physics_starts_over(root: Path) -> None:
     assert run(root, ["pieces-nan"]).failed == 1
     stage_id = production(root)

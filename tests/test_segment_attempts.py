@@ -11,7 +11,7 @@ import pytest
 from campaign.errors import FailureClass
 from campaign.execution import segments
 from campaign.execution.commit import commit_directory, read_manifest, verify
-from campaign.execution.segments import committed_segments, segments_by
+from campaign.execution.segments import committed_segments, work_of
 from campaign.execution.worker import STOP, AttemptOutcome, AttemptRequest, run_attempt, run_attempts
 from campaign.layout import Layout
 from campaign.protocols.base import Stage, read_result
@@ -127,7 +127,7 @@ def test_without_a_usable_state_a_stage_starts_over(layout: Layout, produce: Pro
         (segment.directory / "state.restart").unlink()
     attempt(layout, stage, "second")
     assert spans(layout, stage) == [(0, 20)]
-    assert segments_by(layout, stage.id, "first") == []
+    assert work_of(layout, stage.id, "first").segments == 0
 
 
 def test_a_copy_that_comes_second_with_a_segment_loses(

@@ -310,7 +310,7 @@ def test_damage_is_reported_with_what_to_do(stages: Stages, path: Path) -> None:
     for shard in (path / "nemd" / "itc" / "c").rglob("*"):
         if shard.is_file():
             shard.write_bytes(b"\0" * shard.stat().st_size)
-    with pytest.raises(StoreError, match="filled again from the committed stages"):
+    with pytest.raises(StoreError, match="`campaign rebuild` makes it again from the committed stages"):
         read_tables(path)["nemd"].read("itc", np.array([0]))
 
 

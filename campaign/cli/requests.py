@@ -84,7 +84,7 @@ class _Failed:
         if selector in set(FailureClass):
             return {stage for stage, failure in self._failed.items() if failure["class"] == selector}
         self._check(selector)
-        runs = self._matching(selector)
+        runs = self._plan.matching(selector)
         return {stage for run in runs for stage in run.stages if stage in self._failed} or self._holding(runs)
 
     def _check(self, selector: str) -> None:
@@ -99,23 +99,6 @@ class _Failed:
             hint = near if near and near.startswith("did") else f"classes of failures here: {classes}"
             message = f"{selector!r} is no class of failures, no labels (seed=3), and no run"
             raise SpecError(message, hint=hint)
-
-    def _matching(self, selector: str) -> tuple[Run, ...]:
-        """Find the runs that a name means; labels may be those of some calculations only."""
-        if "=" not in selector or "/" in selector or len(self._plan.calculations) == 1:
-            return self._plan.matching(selector)
-        found: list[Run] = []
-        problem: SpecError | None = None
-        fits = False
-        for calculation in self._plan.calculations:
-            try:
-                found += self._plan.matching(f"{calculation.name}/{selector}")
-                fits = True
-            except SpecError as error:
-                problem = error
-        if problem is not None and not fits:
-            raise problem
-        return tuple(found)
 
     def _holding(self, runs: tuple[Run, ...]) -> set[str]:
         """Failed stages for which the conditions of these runs are held back."""

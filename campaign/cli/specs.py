@@ -107,8 +107,7 @@ def _gone_from_disk(plan: "Plan", layout: Layout, done: set[str]) -> tuple[set[s
     gone = done.difference(stages_on_disk(layout))
     unread: set[str] = set()
     for calculation in plan.calculations:
-        runs = calculation.runs
-        unread |= gone.intersection(runs.stage_ids[stages[-1]] for stages in runs.stages)
+        unread |= gone.intersection(calculation.runs.result_stages)
     if unread:
         from campaign.store import read_tables  # takes a second
 

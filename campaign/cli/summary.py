@@ -28,7 +28,7 @@ def condition_rows(dataset: Any, calculation: str) -> list[dict[str, Any]]:
 
     The latter only where both directions have runs.
     """
-    if "seed" not in dataset.coords:
+    if "seed" not in dataset.coords or "itc" not in dataset:
         return []
     single = dataset.campaign.mean("seed")
     rows = [_record(cell, calculation) for cell in _cells(single)]

@@ -131,7 +131,7 @@ def sync_files(directories: Sequence[Path]) -> None:
     if len(directories) == 1:
         _fsync_tree(directories[0])
     else:
-        _sync_filesystem(directories[0])
+        sync_filesystem(directories[0])
 
 
 def sync_names(directories: Sequence[Path]) -> None:
@@ -139,10 +139,10 @@ def sync_names(directories: Sequence[Path]) -> None:
     if len(directories) == 1:
         fsync_directory(directories[0].parent)
     else:
-        _sync_filesystem(directories[0].parent)
+        sync_filesystem(directories[0].parent)
 
 
-def _sync_filesystem(path: Path) -> None:
+def sync_filesystem(path: Path) -> None:
     """Put all that was written to a file system on disk: one wait for many small files."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

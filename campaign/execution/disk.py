@@ -16,7 +16,14 @@ from typing import Any
 
 from campaign.engines.base import get_engine
 from campaign.errors import SpecError
-from campaign.execution.commit import MANIFEST, MANIFEST_FORMAT, is_committed, read_manifest, sha256
+from campaign.execution.commit import (
+    MANIFEST,
+    MANIFEST_FORMAT,
+    is_committed,
+    read_manifest,
+    sha256,
+    sync_filesystem,
+)
 from campaign.layout import Layout
 from campaign.quantities import digest
 from campaign.runs import StageTable
@@ -177,7 +184,7 @@ def remove(layout: Layout, paths: Sequence[Path]) -> None:
             with contextlib.suppress(FileNotFoundError):
                 path.rename(aside)
                 renamed.append(aside)
-        os.sync()
+        sync_filesystem(layout.attempts)
         for aside in renamed:
             shutil.rmtree(aside)
 
@@ -197,10 +204,10 @@ def drop_states(layout: Layout, paths: Sequence[Path]) -> None:
                 # Written among the attempts: a stage's directory never holds a temporary file.
                 aside = written[path] = layout.attempts / f"manifest-{path.parent.name}"
                 aside.write_text(json.dumps({**manifest, "dropped": dropped}, indent=1, allow_nan=False))
-        os.sync()
+        sync_filesystem(layout.attempts)
         for path, aside in written.items():
             aside.replace(path.parent / MANIFEST)
-        os.sync()
+        sync_filesystem(layout.attempts)
         for path in batch:
             path.unlink(missing_ok=True)
 

@@ -1,12 +1,12 @@
 """The loop that drives a campaign: it owns the ledger, the slots and the store, and trusts nothing else.
 
-It can die at any moment. What is committed on disk stays; what was in flight is settled by the next start.
+It can die at any moment. What is committed on disk stays; what was in flight is settled by the next start
+(`campaign.execution.settle`).
 """
 
 import contextlib
 import json
 import logging
-import shutil
 import signal
 import threading
 import time
@@ -15,24 +15,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from campaign.engines.base import Engine, get_engine
+from campaign.engines.base import get_engine
 from campaign.errors import FailureClass, LedgerError, ResourceError
 from campaign.execution.cluster import open_cluster
 from campaign.execution.commit import is_committed, manifest_sha256
-from campaign.execution.disk import lost_stages, remove
 from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
 from campaign.execution.requests import read_requests
 from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
-from campaign.execution.segments import SEGMENT_S, WORK, discard_segments, segments_by
+from campaign.execution.segments import SEGMENT_S, WORK, work_of
+from campaign.execution.settle import retry, settle_the_past, unread
 from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, snapshot, write_snapshot
 from campaign.execution.worker import STARTED, STOP, AttemptOutcome
 from campaign.layout import Layout, write_atomic
-from campaign.ledger import Ending, Holder, Ledger, utc_now
+from campaign.ledger import Holder, Ledger, utc_now
 from campaign.plan import Plan
 from campaign.plan_file import save_plan
 from campaign.protocols.base import Stage
-from campaign.store import Row, Store, read_tables
+from campaign.store import Row, Store
 
 logger = logging.getLogger(__name__)
 
@@ -135,13 +135,12 @@ class _Driver:
         self._on_snapshot = on_snapshot
 
         self._dispatcher: Dispatcher | None = None
-        self._engines: dict[str, Engine] = {}
         self._store: Store | None = None
         self._stop_signals = 0
         self._stopping_since: float | None = None
         self._last_tick = self._last_heartbeat = -float("inf")
 
-        again = self._settle_the_past()
+        again = settle_the_past(layout, plan, ledger)
         self._schedule = Schedule(plan.stages, ledger.states(), conditions_of(plan))
         self._board = RunBoard(plan, self._schedule.states)
         self._failed = {
@@ -159,66 +158,15 @@ class _Driver:
             self._schedule.forgive(stage_id)
         self._speeds = dict(ledger.speeds())
 
-    def _settle_the_past(self) -> list[str]:
-        """Reconcile what an earlier driver left, apply waiting requests, add new stages.
-
-        Returns the stages of the plan that are to be tried again.
-        """
-        again: list[str] = []
-        waiting = read_requests(self._layout)
-        with self._ledger.transaction():
-            settled = self._ledger.reconcile(
-                lambda stage_id: is_committed(self._layout, stage_id), self._work_of
-            )
-            if settled:
-                logger.info("an earlier driver left %d stages running: %s", settled.total(), dict(settled))
-            for request in waiting:
-                if request.kind == "retry":
-                    again += self._retry(request.payload.get("stages", ()))
-            known = self._ledger.states()
-            self._ledger.register(self._plan.stages[item] for item in self._plan.stages if item not in known)
-            unread = self._unread()
-            done = {stage_id for stage_id, state in self._ledger.states().items() if state == "done"}
-            lost = lost_stages(self._layout, self._plan.stages, done, unread)
-            if lost:
-                logger.warning("%d finished stages are gone from the disk and are made again", len(lost))
-                remove(self._layout, [self._layout.stage(stage_id) for stage_id in lost])  # what is left
-                self._ledger.forget(lost)
-        for request in waiting:
-            request.path.unlink(missing_ok=True)
-        leftovers = [path.name for path in self._layout.attempts.iterdir()]
-        for attempt_id in self._ledger.ended(leftovers):
-            shutil.rmtree(self._layout.attempt(attempt_id), ignore_errors=True)
-        return [stage_id for stage_id in again if stage_id in self._plan.stages]
-
-    def _work_of(self, stage_id: str, attempt_id: str) -> Ending:
-        """Tell what an attempt committed of a stage that is not finished."""
-        kept = segments_by(self._layout, stage_id, attempt_id)
-        return Ending(
-            wall_s=sum(segment.wall_s for segment in kept),
-            segments=len(kept),
-            steps=sum(segment.last - segment.first for segment in kept),
-        )
-
-    def _unread(self) -> list[str]:
-        """Find the results of the plan that the store lacks, in the order of the plan."""
-        tables = read_tables(self._layout.store)
-        unread: dict[str, None] = {}
-        for calculation in self._plan.calculations:
-            table = tables.get(calculation.name)
-            stored = set() if table is None else set(table.stage_ids())
-            unread |= dict.fromkeys(
-                stage_id for stage_id in calculation.runs.result_stages if stage_id not in stored
-            )
-        return list(unread)
-
     # The loop
 
     def run(self, workers: int | None, threads: int, segment_s: float) -> DriverResult:
         """Drive until nothing can be done any more, or until asked to stop."""
         finished = False
         with self._signals():
-            self._store_rows(item for item in self._unread() if self._schedule.states[item] == "done")
+            self._store_rows(
+                item for item in unread(self._layout, self._plan) if self._schedule.states[item] == "done"
+            )
             self._show("running")
             try:
                 if self._schedule.has_ready() and not self._stop_signals:
@@ -345,9 +293,10 @@ class _Driver:
         elif failure_class == FailureClass.CANCELLED:
             again, counted = True, False
         else:
-            # One that came further is not the one that fails again and again.
-            again = self._ledger.failures(stage_id)[failure_class] < BUDGETS[failure_class]
-            counted = not outcome.ending.segments
+            # One that came further is not the one that fails again and again: it spends nothing.
+            budget = BUDGETS[failure_class]
+            counted = not (budget and outcome.ending.segments)
+            again = not counted or self._ledger.failures(stage_id)[failure_class] < budget
         self._ledger.fail(
             flight.attempt_id,
             failure_class,
@@ -366,7 +315,7 @@ class _Driver:
 
     def _with_segments(self, flight: Flight, outcome: AttemptOutcome) -> AttemptOutcome:
         """Add what an attempt committed that could not say so itself: the disk is right."""
-        work = self._work_of(flight.stage_id, flight.attempt_id)
+        work = work_of(self._layout, flight.stage_id, flight.attempt_id)
         wall_s = outcome.ending.wall_s or work.wall_s
         return replace(
             outcome,
@@ -402,22 +351,13 @@ class _Driver:
             if request.kind == "stop":
                 self._stop_signals = max(self._stop_signals, 1)
             else:
-                again = self._retry(request.payload.get("stages", ()))
+                again = retry(self._layout, self._ledger, request.payload.get("stages", ()))
                 ours = [stage_id for stage_id in again if stage_id in self._stages]
                 self._schedule.retry(ours)
                 for stage_id in ours:
                     self._failed.pop(stage_id, None)
                     self._board.update(stage_id)
             request.path.unlink(missing_ok=True)
-
-    def _retry(self, stage_ids: Iterable[str]) -> list[str]:
-        """Set failed stages back to pending; what failed for its physics starts over."""
-        failed = self._ledger.failed()
-        again = self._ledger.retry(stage_ids)
-        for stage_id in again:
-            if failed[stage_id].failure_class == FailureClass.PHYSICS:
-                discard_segments(self._layout, stage_id)
-        return again
 
     def _watch_attempts(self, dispatcher: Dispatcher) -> None:
         """Read how far the engines are, and from where their workers reported the start."""
@@ -431,10 +371,9 @@ class _Driver:
                     facts = json.loads((directory / STARTED).read_text())
                     flight.started = facts["started"]
                     started.append((flight.attempt_id, facts))
-                if flight.stage.engine not in self._engines:
-                    self._engines[flight.stage.engine] = get_engine(flight.stage.engine)
-                engine = self._engines[flight.stage.engine]
-                flight.progress = engine.progress(directory / WORK) or flight.progress
+                flight.progress = (
+                    get_engine(flight.stage.engine).progress(directory / WORK) or flight.progress
+                )
                 if self._count_segments(flight):
                     came_further.append(flight)
         if started or came_further:
@@ -443,7 +382,7 @@ class _Driver:
                     self._ledger.started(attempt_id, facts["host"], facts["pid"], facts["started"])
                 for flight in came_further:
                     self._ledger.progressed(
-                        flight.attempt_id, self._work_of(flight.stage_id, flight.attempt_id)
+                        flight.attempt_id, work_of(self._layout, flight.stage_id, flight.attempt_id)
                     )
 
     def _count_segments(self, flight: Flight) -> bool:

@@ -194,7 +194,7 @@ class _Search:
 
     def _restarts(self, group: Group) -> None:
         stages = self._plan.stages
-        kept = {table.stage_ids[row[-1]] for table in self._tables() for row in table.stages}  # rows tell
+        kept = {item for calculation in self._plan.calculations for item in calculation.runs.result_stages}
         for stage_id in stages:
             if stage_id not in self._committed or self._states.get(stage_id) != "done":
                 kept.update(stages[stage_id].needs)
@@ -208,9 +208,6 @@ class _Search:
                 speed, _ = speed_of((stage.engine or "", stage.potential), self._speeds)
                 hours = None if speed is None else stage.atoms * stage.steps / speed / 3600
                 group.add(self._layout.stage(stage_id) / name, hours)
-
-    def _tables(self) -> Iterator[Any]:
-        return (calculation.runs for calculation in self._plan.calculations)
 
     def _engines(self) -> set[str]:
         return {common.engine for common in self._plan.stages.classes if common.engine}

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from campaign.errors import BusyError, LedgerError, StoreError
+from campaign.errors import BusyError, LedgerError, ResourceError, StoreError
 from campaign.execution.commit import manifest_sha256
 from campaign.execution.disk import StageOnDisk, examine_stage, stages_on_disk
 from campaign.execution.lock import DriverLock
@@ -133,7 +133,7 @@ def _take_over(layout: Layout, holder: Holder) -> None:
             old.release()
     except BusyError:
         raise
-    except (LedgerError, sqlite3.Error):
+    except (LedgerError, ResourceError, sqlite3.Error):
         return
 
 
@@ -194,8 +194,7 @@ def _examine(layout: Layout, tell: OnStage) -> list[StageOnDisk]:
 def _results(plan: Plan) -> Iterator[tuple[str, list[str]]]:
     """Yield the result stages of each calculation, in the order of its runs."""
     for calculation in plan.calculations:
-        table = calculation.runs
-        yield calculation.name, [table.stage_ids[stages[-1]] for stages in table.stages]
+        yield calculation.name, calculation.runs.result_stages
 
 
 def _only_stored(layout: Layout, plan: Plan, whole: Mapping[str, Any]) -> set[str]:
@@ -275,16 +274,14 @@ def _fill_store(target: Layout, layout: Layout, plan: Plan, whole: Mapping[str, 
     total = sum(stage_id in whole for _, results in _results(plan) for stage_id in results)
     store, number = None, 0
     for calculation in plan.calculations:
-        table = calculation.runs
-        for position, stages in enumerate(table.stages):
-            stage_id = table.stage_ids[stages[-1]]
+        for position, stage_id in enumerate(calculation.runs.result_stages):
             if stage_id not in whole:
                 continue
             if store is None:
                 store = Store.open(
                     target.store, campaign=plan.campaign, create=True, spec_sha256=plan.spec_sha256
                 )
-            path, run = layout.stage(stage_id), table[position]
+            path, run = layout.stage(stage_id), calculation.runs[position]
             store.append(calculation.name, [Row(stage_id, manifest_sha256(path), path, run.id, run.labels)])
             number += 1
             tell("results", number, total)

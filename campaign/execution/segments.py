@@ -23,6 +23,7 @@ from campaign.errors import CancelledAttemptError, LedgerError, PhysicsError, Tr
 from campaign.execution.commit import commit_directory, read_manifest, verify
 from campaign.execution.process import run_process
 from campaign.layout import Layout
+from campaign.ledger import Ending
 from campaign.protocols.base import Stage, read_result, write_result
 
 if TYPE_CHECKING:
@@ -120,9 +121,14 @@ def usable_segments(layout: Layout, stage_id: str, state_file: str) -> list[Comm
     return chain
 
 
-def segments_by(layout: Layout, stage_id: str, attempt_id: str) -> list[CommittedSegment]:
-    """Segments of a stage that one attempt committed."""
-    return [item for item in committed_segments(layout, stage_id) if item.attempt == attempt_id]
+def work_of(layout: Layout, stage_id: str, attempt_id: str) -> Ending:
+    """Tell what one attempt committed of a stage that is not finished."""
+    kept = [item for item in committed_segments(layout, stage_id) if item.attempt == attempt_id]
+    return Ending(
+        wall_s=sum(segment.wall_s for segment in kept),
+        segments=len(kept),
+        steps=sum(segment.last - segment.first for segment in kept),
+    )
 
 
 def discard_segments(layout: Layout, stage_id: str) -> None:

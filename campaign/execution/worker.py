@@ -28,7 +28,7 @@ from campaign.execution.segments import (
     WORK,
     SegmentRunner,
     discard_segments,
-    segments_by,
+    work_of,
 )
 from campaign.layout import Layout, write_atomic
 from campaign.ledger import Ending, utc_now
@@ -204,14 +204,14 @@ class _Attempt:
         message = message.replace(f"{self._layout.root}/", "")
         log_tail = _log_tail(self._directory)
         _write_failure(self._directory, failure_class, message, log_tail, error)
-        kept = segments_by(self._layout, self._stage.id, self._request.attempt_id)
+        work = work_of(self._layout, self._stage.id, self._request.attempt_id)
         self._end(
             "failed",
             failure_class=failure_class,
             message=message,
             log_tail=log_tail,
-            segments=len(kept),
-            steps=sum(one.last - one.first for one in kept),
+            segments=work.segments,
+            steps=work.steps,
         )
 
     def _end(self, status: "_Status", **more: Any) -> None:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 STORE_FORMAT = 1
 """Raised when the layout changes; other formats are refused and left as they are."""
 
-REBUILD = "delete it: it is filled again from the committed stages by the next `campaign run`"
+REBUILD = "`campaign rebuild` makes it again from the committed stages"
 
 FEWEST_IN_SPAN = 16
 """Rows are read in spans where those have so many rows on average, else row by row."""

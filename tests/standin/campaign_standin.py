@@ -37,6 +37,7 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
     "pieces": (),
     "pieces-flaky": ("none", "none", "exit", "none", "exit"),
     "pieces-lost": ("none", "none", "crash", "none", "none", "crash"),
+    "pieces-slips": ("none", "exit", "exit", "exit", "none", "exit"),
     "pieces-nan": ("none", "none", "nan"),
     "pieces-stuck": ("none", "none", *("exit",) * 9),
     "pieces-slow": ("slow",) * 99,
