@@ -97,6 +97,9 @@ def test_plain_zarr_has_units_labels_and_provenance(stages: Stages, path: Path) 
     assert {"campaign_version", "created", "updated"} <= dataset.attrs.keys()
 
 
+SMALL_TAIL = 3
+
+
 class AppendFlushReopen(RuleBasedStateMachine):
     """The store against a list: rows given before the last flush are there, once, in order."""
 
@@ -112,18 +115,22 @@ class AppendFlushReopen(RuleBasedStateMachine):
         self.flushed: dict[str, xr.Dataset] = {}
 
     @rule(
+        count=st.integers(1, 2 * SMALL_TAIL + 1),
         n_layers=st.integers(1, 5),
         checks=st.sampled_from([("closure",), ("closure", "balance"), ("jump", "closure")]),
         text=st.sampled_from(["", "late", "ümlaut " * 20]),
     )
-    def append(self, n_layers: int, checks: tuple[str, ...], text: str) -> None:
-        number = len(self.stages.expected)
-        dataset = result(float(number), n_layers, checks=checks, text=text)
-        row = self.stages.row(f"s{number}", dataset, seed=number)
-        self.store.append("nemd", [row])
-        self.store.append("nemd", [row])
-        if number % writer.TAIL_ROWS == writer.TAIL_ROWS - 1:
-            self.flushed = dict(self.stages.expected)
+    def append(self, count: int, n_layers: int, checks: tuple[str, ...], text: str) -> None:
+        """Give several rows at once, and all of them a second time; each full tail is written."""
+        rows = []
+        for _ in range(count):
+            number = len(self.stages.expected)
+            dataset = result(float(number), n_layers, checks=checks, text=text)
+            rows.append(self.stages.row(f"s{number}", dataset, seed=number))
+            if len(self.stages.expected) - len(self.flushed) == SMALL_TAIL:
+                self.flushed = dict(self.stages.expected)
+        self.store.append("nemd", rows)
+        self.store.append("nemd", rows)
 
     @rule()
     def flush(self) -> None:
@@ -142,7 +149,8 @@ class AppendFlushReopen(RuleBasedStateMachine):
             assert self.store.stage_ids("nemd") == set(self.stages.expected)
 
 
-def test_model_of_append_flush_and_reopen(tmp_path: Path) -> None:
+def test_model_of_append_flush_and_reopen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "TAIL_ROWS", SMALL_TAIL)
     AppendFlushReopen.root = tmp_path / "machine"
     few = settings(
         max_examples=8, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
@@ -155,7 +163,7 @@ def test_model_of_append_flush_and_reopen(tmp_path: Path) -> None:
 def test_shards_and_chunks_hold_their_rows(
     stages: Stages, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "TAIL_ROWS", 3)
+    monkeypatch.setattr(writer, "TAIL_ROWS", SMALL_TAIL)
     monkeypatch.setattr(writer, "_MAX_SHARD_ROWS", 16)
     store = Store.open(path, campaign="c", create=True)
     for number in range(40):

@@ -137,7 +137,7 @@ class Store:
         except Exception as error:
             message = f"cannot write results of {calculation!r}: {error}"
             raise StoreError(message, where=str(self._path), hint=REBUILD) from error
-        self._tail[calculation] = []
+        self._tail[calculation].clear()
         self._tail_bytes[calculation] = 0
 
 
