@@ -34,6 +34,8 @@ _CONFIG = {
     "distributed.admin.log-length": 0,
     "distributed.admin.low-level-log-length": 0,
 }
+_PRELOADED = ["distributed", "campaign.execution.worker", "xarray", "dask.array", "scipy.io"]
+"""What every worker needs; the first `xarray.Variable` would import ``dask.array``."""
 _QUIET = ("distributed", "tornado", "asyncio", "bokeh")
 
 
@@ -132,7 +134,7 @@ def _start_forkserver() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return  # signals can be set in the main thread only, and nobody types Ctrl-C at another
-    multiprocessing.set_forkserver_preload(["distributed", "campaign.execution.worker"])
+    multiprocessing.set_forkserver_preload(_PRELOADED)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         forkserver.ensure_running()

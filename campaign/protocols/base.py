@@ -170,8 +170,7 @@ class CalculationProtocol(Protocol):
 
 def write_result(dataset: "xr.Dataset", directory: Path) -> None:
     """Write a stage's dataset as one small file (``result.nc``, netCDF 3, by scipy)."""
-    # As bytes first: for a file of its own xarray would ask Dask's scheduler for a lock, several times over.
-    (directory / "result.nc").write_bytes(dataset.to_netcdf(engine="scipy"))
+    dataset.to_netcdf(directory / "result.nc", engine="scipy")
 
 
 def read_result(directory: Path) -> "xr.Dataset":
