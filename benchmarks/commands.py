@@ -1,8 +1,8 @@
-"""Plan, status and help of a campaign of 10^5 real runs that are all done: time of each.
+"""Plan, status, resume and help of a campaign of 10^5 real runs that are all done: time of each.
 
 Run ``python -m benchmarks.commands DIR``. The runs are those of ``specs/small.yaml`` at 20 temperatures with
-2,500 seeds. Nothing is computed: the ledger is told that every stage is done, and the directories of stages
-are empty.
+2,500 seeds. Nothing is computed: the ledger is told that every stage is done, the directories of stages are
+empty, and the store holds noise.
 """
 
 import argparse
@@ -12,31 +12,101 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from ruamel.yaml import YAML
+
+from campaign.layout import Layout
+
+if TYPE_CHECKING:
+    from campaign.runs import Plan
 
 SMALL = Path(__file__).parent.parent / "specs" / "small.yaml"
 SEEDS = 2500
-COMMANDS = (
-    ("plan again, unchanged", ("plan", "{spec}", "--dir", "{root}")),
-    ("status", ("status", "{root}")),
-    ("help", ("--help",)),
+STORED = (
+    "itc",
+    "itc_interface",
+    "heat_flow",
+    "temperature_jump",
+    "transmitted_power",
+    "area_temperature_jump",
 )
+COMMANDS = (
+    ("plan again, unchanged", ("-m", "campaign", "plan", "{spec}", "--dir", "{root}")),
+    ("status", ("-m", "campaign", "status", "{root}")),
+    ("resume, the driver alone", ("-c", "{resume}", "{spec}", "{root}")),
+    ("run again, with its table and report", ("-m", "campaign", "run", "{spec}", "--dir", "{root}")),
+    ("help", ("-m", "campaign", "--help")),
+)
+RESUME = """
+import sys, time
+from pathlib import Path
+from campaign.execution.driver import run_campaign
+from campaign.spec import load_spec
+from campaign.unchanged import plan_or_reuse
+root = Path(sys.argv[2])
+plan, stages = plan_or_reuse(load_spec(Path(sys.argv[1])), root / "plan.json")
+wall, cpu = time.perf_counter(), time.process_time()
+run_campaign(root, plan, stages)
+wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+print(f"  of this run_campaign: {wall:.2f} s, processor {cpu:.2f} s", file=sys.stderr)
+"""
 
 
 def write_spec(path: Path) -> Path:
     """Write the spec of 10^5 runs."""
-    temperatures = ", ".join(str(250 + 10 * number) for number in range(20))
-    text = SMALL.read_text().replace("campaign: small", "campaign: large\nlimits: {runs: 100000}")
-    text = text.replace("      temperature_K: 300\n", "")
-    text = text.replace("{count: 6}", f"{{count: {SEEDS}}}\n      temperature_K: [{temperatures}]")
-    path.write_text(text)
+    yaml = YAML()
+    document = yaml.load(SMALL.read_text())
+    document["campaign"] = "large"
+    document["limits"] = {"runs": 2 * 20 * SEEDS}
+    nemd = document["calculations"]["nemd"]
+    del nemd["settings"]["temperature_K"]
+    nemd["axes"] |= {"seed": {"count": SEEDS}, "temperature_K": [250 + 10 * number for number in range(20)]}
+    yaml.dump(document, path)
     return path
+
+
+def fill_store(plan: "Plan", layout: Layout) -> None:
+    """Write one row of noise for every run."""
+    import numpy as np
+    import xarray as xr
+
+    from campaign.protocols.base import get_protocol
+    from campaign.store import Row, Store, writer
+    from campaign.store.rows import Result
+
+    rng = np.random.default_rng(1)
+    variables = {
+        name: xr.Variable((), 1.0, {"units": variable.units})
+        for name, variable in get_protocol("nemd").variables.items()
+        if name in STORED
+    }
+
+    def from_memory(_: Path) -> Result:
+        noise = {
+            name: xr.Variable((), rng.normal(200.0, 20.0), variable.attrs)
+            for name, variable in variables.items()
+        }
+        return Result.of({**noise, "valid": xr.Variable((), True)})
+
+    store = Store.open(layout.store, campaign=plan.campaign, create=True)
+    with mock.patch.object(writer, "read_row", from_memory):
+        for calculation in plan.calculations:
+            store.append(
+                calculation.name,
+                (
+                    Row(run.result_stage, "0" * 64, layout.root, run.id, run.labels)
+                    for run in calculation.runs
+                ),
+            )
+        store.flush()
 
 
 def fill(spec_path: Path, root: Path) -> None:
     """Leave plan, ledger and snapshot as a driver does that has finished."""
     from campaign.cli.directory import claim_directory
     from campaign.execution.snapshot import RunBoard, snapshot, write_snapshot
-    from campaign.layout import Layout
     from campaign.ledger import Holder, Ledger
     from campaign.plan_file import save_plan
     from campaign.spec import load_spec
@@ -70,6 +140,7 @@ def fill(spec_path: Path, root: Path) -> None:
         time_left_s=None,
     )
     write_snapshot(layout, picture)
+    fill_store(plan, layout)
 
 
 def main() -> None:
@@ -82,10 +153,10 @@ def main() -> None:
     if not (root / "status.json").exists():
         fill(spec, root)
     for name, words in COMMANDS:
-        arguments = [word.format(spec=spec, root=root) for word in words]
+        arguments = [word.format(spec=spec, root=root, resume=RESUME) for word in words]
         for _ in range(3):
             clock = time.perf_counter()
-            command = [sys.executable, "-m", "campaign", *arguments]
+            command = [sys.executable, *arguments]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
             wall_s, cpu_s = time.perf_counter() - clock, usage.ru_utime + usage.ru_stime

@@ -163,7 +163,7 @@ def test_a_living_driver_on_another_host_keeps_the_campaign(
 
         def beat(_: float) -> None:
             if jump != "none":  # its clock is years off, and it is alive all the same
-                monkeypatch.setattr("campaign.ledger.utc_now", lambda: jump)
+                monkeypatch.setattr("campaign.ledger.file.utc_now", lambda: jump)
             elsewhere.heartbeat()
 
         with pytest.raises(BusyError, match="process 42 on node7 since 2026"):
