@@ -78,17 +78,16 @@ def fill_store(plan: "Plan", layout: Layout) -> None:
 
     rng = np.random.default_rng(1)
     variables = {
-        name: xr.Variable((), 1.0, {"units": variable.units})
+        name: xr.Variable((), 0.0, {"units": variable.units})
         for name, variable in get_protocol("nemd").variables.items()
         if name in STORED
     }
 
     def from_memory(_: Path) -> Result:
-        noise = {
-            name: xr.Variable((), rng.normal(200.0, 20.0), variable.attrs)
-            for name, variable in variables.items()
-        }
-        return Result.of({**noise, "valid": xr.Variable((), True)})
+        noise = {name: rng.normal(200.0, 20.0) for name in variables}
+        noise["itc"] = noise["transmitted_power"] / noise["area_temperature_jump"]  # or it would be refused
+        row = {name: xr.Variable((), value, variables[name].attrs) for name, value in noise.items()}
+        return Result.of({**row, "valid": xr.Variable((), True)})
 
     store = Store.open(layout.store, campaign=plan.campaign, create=True)
     with mock.patch.object(writer, "read_row", from_memory):

@@ -315,6 +315,18 @@ def test_convergence_ends_at_the_mean_of_all_runs() -> None:
         convergence(data, result="heat_flow")
 
 
+def test_convergence_of_many_runs_is_told_at_some_numbers_and_ends_at_all() -> None:
+    data = ensemble(n=400)
+    found, mean = convergence(data), data.campaign.mean("seed")
+    counts = found["number_of_runs"].values
+    assert counts[:50].tolist() == list(range(1, 51))
+    assert counts[-1] == 400
+    assert counts.size < 110
+    assert (np.diff(counts) > 0).all()
+    assert found["itc"].values[..., -1] == pytest.approx(mean["itc"].values)
+    assert (found["n"].values == counts).all()
+
+
 def test_rectification_compares_the_directions() -> None:
     data = ensemble(n=50)
     found = rectification(data)

@@ -24,6 +24,8 @@ from campaign.analysis.runs import (
 from campaign.physics.statistics import Moments, normal_equivalent, z_score
 from campaign.physics.transport import additional_build_up
 
+EVERY_RUN_UP_TO = 50
+"""Number of runs up to which a convergence has a value at each."""
 STEADY_LIMIT = 4.0
 """|z| of a drift from which a condition is not steady."""
 MINIMUM_RUNS = 4
@@ -142,7 +144,10 @@ def convergence(
     result: str = "itc",
     confidence_level: float = 0.95,
 ) -> xr.Dataset:
-    """Ratio of means of ``result`` over the first 1, 2, ... runs along ``dim``, in their stored order.
+    """Ratio of means of ``result`` over the first runs along ``dim``, in their stored order.
+
+    Over the first 1, 2, ... of them up to `EVERY_RUN_UP_TO`, then at about as many numbers that grow by a
+    constant factor, and over all.
 
     Returns
     -------
@@ -155,7 +160,11 @@ def convergence(
     if result not in ratios:
         raise ValueError(f"{result!r} is not a ratio of means here; known are: {', '.join(ratios) or 'none'}")
     runs = RatioRuns.of(ensemble, result, ratios[result])
-    counts = np.arange(1, runs.mask.shape[-1] + 1)
+    total = runs.mask.shape[-1]
+    counts = np.arange(1, min(total, EVERY_RUN_UP_TO) + 1)
+    if total > EVERY_RUN_UP_TO:
+        more = np.geomspace(EVERY_RUN_UP_TO, total, EVERY_RUN_UP_TO).round().astype(int)
+        counts = np.union1d(counts, more)
     steps = [runs.ratio_of_means(confidence_level, first=n) for n in counts]
     units, label = described(ensemble.data[result])
     fields = {

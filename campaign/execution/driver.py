@@ -24,7 +24,7 @@ from campaign.execution.lock import DriverLock
 from campaign.execution.requests import read_requests
 from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
 from campaign.execution.segments import SEGMENT_S, WORK, work_of
-from campaign.execution.settle import retry, settle_the_past, unread
+from campaign.execution.settle import retry, settle_the_past
 from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, snapshot, write_snapshot
 from campaign.execution.worker import STARTED, STOP, AttemptOutcome
 from campaign.layout import Layout, write_atomic
@@ -140,8 +140,9 @@ class _Driver:
         self._stopping_since: float | None = None
         self._last_tick = self._last_heartbeat = -float("inf")
 
-        again = settle_the_past(layout, plan, ledger)
-        self._schedule = Schedule(plan.stages, ledger.states(), conditions_of(plan))
+        past = settle_the_past(layout, plan, ledger)
+        self._unread = past.unread
+        self._schedule = Schedule(plan.stages, past.states, conditions_of(plan))
         self._board = RunBoard(plan, self._schedule.states)
         self._failed = {
             stage_id: failure_entry(self._board, attempt)
@@ -154,7 +155,7 @@ class _Driver:
                 for stage_id, failure_class in ledger.endings()
                 if stage_id in plan.stages
             )
-        for stage_id in again:  # whoever wants these tried again wants their conditions released
+        for stage_id in past.again:  # whoever wants these tried again wants their conditions released
             self._schedule.forgive(stage_id)
         self._speeds = dict(ledger.speeds())
 
@@ -164,9 +165,7 @@ class _Driver:
         """Drive until nothing can be done any more, or until asked to stop."""
         finished = False
         with self._signals():
-            self._store_rows(
-                item for item in unread(self._layout, self._plan) if self._schedule.states[item] == "done"
-            )
+            self._store_rows(self._unread)
             self._show("running")
             try:
                 if self._schedule.has_ready() and not self._stop_signals:

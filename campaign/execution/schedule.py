@@ -83,7 +83,10 @@ class Schedule:
 
     def _choose_pilots(self, stages: Mapping[str, StageSummary]) -> set[str]:
         pilots: dict[tuple[str, str], str] = {}
+        open_conditions = {self._conditions[stage_id] for stage_id in self._stages}
         for stage_id, condition in self._conditions.items():
+            if condition not in open_conditions:
+                continue
             kind = stages[stage_id].kind
             if kind not in SHORT_KINDS and pilots.get((condition, kind)) != "":
                 done = self.states[stage_id] == "done"

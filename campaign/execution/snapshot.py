@@ -2,7 +2,8 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from campaign.execution.dispatch import Flight
@@ -24,27 +25,28 @@ class RunBoard:
     def __init__(self, plan: Plan, states: Mapping[str, State]) -> None:
         self._states = states
         self._tables = [calculation.runs for calculation in plan.calculations]
-        self._of_stage: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        self._letters: list[list[str]] = []
+        of_stages = [states[stage_id] for stage_id in plan.stages]
+        self._letters = [
+            [_state([of_stages[index] for index in stages])[0] for stages in table.stages]
+            for table in self._tables
+        ]
+
+    @cached_property
+    def _of_stage(self) -> Mapping[str, list[tuple[int, int]]]:
+        """Calculation and position of the runs that use each stage; asked for when something is done."""
+        found: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
         for number, table in enumerate(self._tables):
             for position, stages in enumerate(table.stages):
                 for index in stages:
-                    self._of_stage[table.stage_ids[index]].append((number, position))
-            self._letters.append([self._state(number, position)[0] for position in range(len(table))])
-
-    def _state(self, number: int, position: int) -> State:
-        table = self._tables[number]
-        own = [self._states[table.stage_ids[index]] for index in table.stages[position]]
-        if own[-1] == "done":
-            return "done"
-        if "failed" in own:
-            return "failed"
-        return "running" if "running" in own else "pending"
+                    found[table.stage_ids[index]].append((number, position))
+        return found
 
     def update(self, stage_id: str) -> None:
         """Follow a stage to its new state with all runs that use it."""
         for number, position in self._of_stage[stage_id]:
-            self._letters[number][position] = self._state(number, position)[0]
+            table = self._tables[number]
+            own = [self._states[table.stage_ids[index]] for index in table.stages[position]]
+            self._letters[number][position] = _state(own)[0]
 
     def runs(self, stage_id: str, most: int) -> list[str]:
         """Ids of the first runs that use a stage."""
@@ -77,6 +79,15 @@ class RunBoard:
             counts[name] = {state: letters.count(state[0]) for state in _ORDER}
             counts[name]["total"] = len(letters)
         return counts
+
+
+def _state(own: Sequence[State]) -> State:
+    """State of a run from those of its stages, the result's last."""
+    if own[-1] == "done":
+        return "done"
+    if "failed" in own:
+        return "failed"
+    return "running" if "running" in own else "pending"
 
 
 def running_entry(board: RunBoard, flight: Flight) -> dict[str, Any]:

@@ -21,6 +21,8 @@ ITC_LABEL = "ITC (MW m$^{-2}$ K$^{-1}$)"
 MAX_CONDITIONS = 40
 """More conditions than these are not drawn side by side."""
 MAX_PANELS = 12
+MANY_DOTS = 1000
+"""More runs of a condition than these are drawn as one picture."""
 
 FORWARD, BACKWARD, POOLED, PUBLISHED = "#d1495b", "#2f7fc1", "#8a63c4", "#c98a00"
 _INK = "#010203"
@@ -80,9 +82,13 @@ def conductance(ensemble: Ensemble) -> Picture:
         colour = _colour(condition)
         values, valid = condition.runs["itc"].values, condition.runs["valid"].values
         spread = _jitter(values.size)
-        axes.plot(values[valid], position + spread[valid], "o", ms=4, mec="none", mfc=colour, alpha=0.45)
+        # As one picture where they are many: each dot is an element of the page otherwise.
+        dots: Any = {"rasterized": values.size > MANY_DOTS}
+        axes.plot(
+            values[valid], position + spread[valid], "o", ms=4, mec="none", mfc=colour, alpha=0.45, **dots
+        )
         out = ~valid & np.isfinite(values)
-        axes.plot(values[out], position + spread[out], "x", ms=5, color=colour)
+        axes.plot(values[out], position + spread[out], "x", ms=5, color=colour, **dots)
         mean = float(condition.mean["itc"])
         if condition.resolved:
             bounds = [float(condition.mean[f"itc_{side}"]) for side in ("lower", "upper")]
