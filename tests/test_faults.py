@@ -227,7 +227,7 @@ calculations:
       nvt_ps: 0.2
       preheat_ps: 0.5
       build_up_ps: 2
-      production_ps: 30
+      production_ps: 15
       sampling_interval_ps: 0.05
     axes:
       direction: [forward, backward]
