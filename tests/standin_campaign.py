@@ -7,15 +7,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from campaign.execution.commit import read_manifest
+from campaign.execution.driver import DriverResult, run_campaign
 from campaign.layout import Layout
 from campaign.ledger import Attempt, Ledger
 from campaign.plan import Plan, make_plan
 from campaign.protocols.base import Stage
 from campaign.spec import load_spec
+
+LONG_S = 900.0
+"""No test takes so long unless something hangs; a machine with much other work is slow."""
 
 PLUGIN = Path(__file__).parent / "standin"
 
@@ -59,6 +64,12 @@ def plan_of(spec: Path) -> tuple[Plan, Mapping[str, Stage]]:
     return make_plan(load_spec(spec))
 
 
+def run(root: Path, potentials: Sequence[str], seeds: int = 1, **more: Any) -> DriverResult:
+    """Run a campaign of stand-ins with two workers, in this process."""
+    plan, stages = plan_of(write_spec(root.parent, potentials, seeds))
+    return run_campaign(root, plan, stages, workers=2, **more)
+
+
 def drive(
     root: Path, workers: int, heartbeat_s: float = 10, segment_s: float = 300
 ) -> "subprocess.Popen[bytes]":
@@ -87,7 +98,7 @@ def committed(root: Path) -> list[str]:
     return found
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = LONG_S) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

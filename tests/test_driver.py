@@ -13,32 +13,22 @@ from typing import Any
 import pytest
 
 from campaign.errors import BusyError, FailureClass
-from campaign.execution.driver import DriverResult, run_campaign
+from campaign.execution.driver import run_campaign
 from campaign.execution.requests import driver_is_alive, write_request
 from campaign.layout import Layout
 from campaign.ledger import Ledger
 from campaign.store import Store
 from tests.standin_campaign import (
+    LONG_S,
     committed,
     drive,
     engine_starts,
     engines_alive,
     plan_of,
-    use_standin,
+    run,
     wait_for,
     write_spec,
 )
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    use_standin(monkeypatch)
-    return tmp_path / "campaign"
-
-
-def run(root: Path, potentials: list[str], seeds: int = 1, **more: Any) -> DriverResult:
-    plan, stages = plan_of(write_spec(root.parent, potentials, seeds))
-    return run_campaign(root, plan, stages, workers=2, **more)
 
 
 def failure_classes(root: Path) -> list[str]:
@@ -151,11 +141,11 @@ def test_a_killed_driver_is_resumed_and_nothing_is_repeated(root: Path) -> None:
     wait_for(lambda: len(committed(root)) > 8)  # the structure, six equilibrations, and a production or two
     process.kill()
     process.wait()
-    wait_for(lambda: not engines_alive(root), seconds=10)
+    wait_for(lambda: not engines_alive(root), seconds=60)
     assert not driver_is_alive(Layout(root))
     before = set(committed(root))
 
-    assert drive(root, 2).wait(120) == 0
+    assert drive(root, 2).wait(LONG_S) == 0
     assert before < set(committed(root))
     assert len(committed(root)) == 1 + 3 * 6
     with Ledger.open(Layout(root), read_only=True) as ledger:
@@ -180,7 +170,7 @@ def test_a_stop_ends_within_seconds_and_the_next_start_goes_on(root: Path) -> No
         run_campaign(root, plan, stages, workers=1)
     began = time.monotonic()
     write_request(Layout(root), "stop", {})
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130
     assert time.monotonic() - began < 15
     assert engines_alive(root) == []
     assert status(root)["driver"]["state"] == "stopped"
@@ -191,7 +181,7 @@ def test_a_stop_ends_within_seconds_and_the_next_start_goes_on(root: Path) -> No
     process = drive(root, 2)
     wait_for(lambda: len(engines_alive(root)) == 1)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(60) == 130
     assert failure_classes(root) == ["cancelled"] * 2
     assert engines_alive(root) == []
 
@@ -206,6 +196,6 @@ def test_a_driver_whose_campaign_was_taken_ends_itself(root: Path) -> None:
         "Ledger.open(Layout(Path(sys.argv[1]))).acquire(Holder.this_process())"
     )
     subprocess.run((sys.executable, "-c", thief, str(root)), check=True)
-    assert process.wait(60) not in {0, 130}
+    assert process.wait(LONG_S) not in {0, 130}
     assert engines_alive(root) == []
     assert "does not hold the campaign" in (root.parent / "drive.log").read_text()

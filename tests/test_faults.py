@@ -10,42 +10,30 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import campaign
 from campaign.errors import FailureClass
 from campaign.execution.commit import read_manifest, verify
-from campaign.execution.driver import DriverResult, run_campaign
 from campaign.execution.requests import write_request
 from campaign.execution.segments import committed_segments
 from campaign.layout import Layout
 from campaign.ledger import Ledger
 from tests.standin_campaign import (
+    LONG_S,
     attempts_of,
     committed,
     drive,
     engine_starts,
     engines_alive,
     plan_of,
-    use_standin,
+    run,
     wait_for,
     write_spec,
 )
 
 KILLS = 20
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    use_standin(monkeypatch)
-    return tmp_path / "campaign"
-
-
-def run(root: Path, potentials: list[str], seeds: int = 1, **more: Any) -> DriverResult:
-    plan, stages = plan_of(write_spec(root.parent, potentials, seeds))
-    return run_campaign(root, plan, stages, workers=2, **more)
 
 
 def production(root: Path) -> str:
@@ -72,7 +60,7 @@ def check_whole(root: Path, runs: int) -> None:
         ]
     assert set(done) == {1}
     assert campaign.open(root).results["toy"].ds["value"].notnull().all()
-    wait_for(lambda: not engines_alive(root), seconds=10)  # a `sleep` of the stand-in outlives its shell
+    wait_for(lambda: not engines_alive(root), seconds=60)  # a `sleep` of the stand-in outlives its shell
     assert [path for path in layout.segments.rglob("*") if path.is_file()] == []
 
 
@@ -96,8 +84,8 @@ def test_twenty_kills_of_the_driver_at_random_moments(root: Path) -> None:
             process.wait(generator.uniform(0.2, 6.0))
         process.kill()
         process.wait()
-        wait_for(lambda: not engines_alive(root), seconds=10)
-    assert drive(root, 2).wait(300) == 0
+        wait_for(lambda: not engines_alive(root), seconds=60)
+    assert drive(root, 2).wait(LONG_S) == 0
     check_whole(root, runs)
     starts = engine_starts(root)
     plan, _ = plan_of(root.parent / "spec.yaml")
@@ -168,7 +156,7 @@ def test_a_stop_between_segments_loses_nothing(root: Path) -> None:
     process = drive(root, 1)
     wait_for(lambda: committed_segments(Layout(root), production(root)))
     write_request(Layout(root), "stop", {})
-    assert process.wait(60) == 130
+    assert process.wait(LONG_S) == 130
     stage_id = production(root)
     ((failure_class, segments, steps),) = work(root, stage_id)
     assert failure_class == "cancelled"
@@ -187,7 +175,7 @@ def test_a_full_disk_ends_what_needs_it_and_leaves_what_is_committed(root: Path)
     try:
         write_spec(root.parent, ["steady", "fill"], 2)
         first = drive(root, 1)
-        assert first.wait(120) != 0
+        assert first.wait(LONG_S) != 0
         before = set(committed(root))
         assert before
         for path in root.glob("attempts/*/segment/fill"):
@@ -199,7 +187,7 @@ def test_a_full_disk_ends_what_needs_it_and_leaves_what_is_committed(root: Path)
         with Ledger.open(Layout(root), read_only=True) as ledger:
             failed = list(ledger.failed())
         write_request(Layout(root), "retry", {"stages": failed})
-        assert drive(root, 2).wait(120) == 0
+        assert drive(root, 2).wait(LONG_S) == 0
         check_whole(root, 4)
         again = engine_starts(root) - starts
         seeds = {read_manifest(Layout(root).stage(stage_id))["random_seed"] for stage_id in before}
@@ -247,7 +235,7 @@ def test_lammps_survives_kills_of_its_driver_its_worker_and_itself(root: Path) -
     for victim in ("driver", "worker", "engine", "driver"):
         process = drive(root, 2, segment_s=0.5)
         before = len(segments())
-        wait_for(lambda before=before: len(segments()) > before and engines_alive(root), seconds=120)  # type: ignore[misc]
+        wait_for(lambda before=before: len(segments()) > before and engines_alive(root), seconds=LONG_S)  # type: ignore[misc]
         if victim == "driver":
             process.kill()
         else:
@@ -255,11 +243,11 @@ def test_lammps_survives_kills_of_its_driver_its_worker_and_itself(root: Path) -
             status = Path(f"/proc/{engine}/status").read_text()
             parent = int(status.partition("PPid:")[2].split()[0])
             os.kill(engine if victim == "engine" else parent, signal.SIGKILL)
-            wait_for(lambda before=before: len(segments()) > before + 2, seconds=120)  # type: ignore[misc]
+            wait_for(lambda before=before: len(segments()) > before + 2, seconds=LONG_S)  # type: ignore[misc]
             process.send_signal(signal.SIGINT)
-        process.wait(60)
-        wait_for(lambda: not engines_alive(root), seconds=20)
-    assert drive(root, 2, segment_s=0.5).wait(300) == 0
+        process.wait(LONG_S)
+        wait_for(lambda: not engines_alive(root), seconds=60)
+    assert drive(root, 2, segment_s=0.5).wait(LONG_S) == 0
     plan, _ = plan_of(root.parent / "spec.yaml")
     for one in plan.calculations[0].runs:
         check_segments(root, one.stages[2])

@@ -15,18 +15,9 @@ from campaign.execution.segments import committed_segments, work_of
 from campaign.execution.worker import STOP, AttemptOutcome, AttemptRequest, run_attempt, run_attempts
 from campaign.layout import Layout
 from campaign.protocols.base import Stage, read_result
-from tests.standin_campaign import engine_starts, plan_of, use_standin, write_spec
+from tests.standin_campaign import engine_starts, plan_of, write_spec
 
 Produce = Callable[[str], Stage]
-
-
-@pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    use_standin(monkeypatch)
-    layout = Layout(tmp_path / "campaign")
-    for directory in (layout.root, layout.stages, layout.attempts):
-        directory.mkdir()
-    return layout
 
 
 @pytest.fixture
