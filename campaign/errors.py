@@ -122,6 +122,12 @@ class EngineNotFoundError(ResourceError):
     failure_class = FailureClass.ENGINE_NOT_FOUND
 
 
+class OutOfMemoryError(ResourceError):
+    """An engine could not have the memory that it wanted, or was ended because of it."""
+
+    failure_class = FailureClass.OUT_OF_MEMORY
+
+
 class TransientError(CampaignError):
     """The attempt failed for a reason that need not come again (signal, lost worker)."""
 

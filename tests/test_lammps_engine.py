@@ -22,6 +22,7 @@ from campaign.errors import (
     EngineNotFoundError,
     InputError,
     Location,
+    OutOfMemoryError,
     PhysicsError,
     ResourceError,
     TransientError,
@@ -398,7 +399,7 @@ def test_progress_from_the_end_of_a_log(tmp_path: Path) -> None:
         ("ERROR: Unrecognized pair style 'nep' is part of the ML package", InputError),
         ("ERROR: Unknown command: runn 10 (src/src/input.cpp:314)", InputError),
         ("ERROR: Illegal run command", InputError),
-        ("ERROR on proc 0: Failed to allocate 100 bytes for array x", ResourceError),
+        ("ERROR on proc 0: Failed to allocate 100 bytes for array x", OutOfMemoryError),
         ("ERROR on proc 0: Error writing restart file: No space left on device", ResourceError),
     ],
 )
@@ -413,7 +414,7 @@ def test_diagnosis_of_a_message(message: str, kind: type[CampaignError], tmp_pat
 def test_diagnosis_without_a_message(tmp_path: Path) -> None:
     (tmp_path / "log.lammps").write_text("LAMMPS (1 Jan 2026)\n")
     for number, words in (
-        (signal.SIGKILL, "SIGKILL.*memory"),
+        (signal.SIGKILL, "SIGKILL"),
         (signal.SIGTERM, "SIGTERM"),
         (200, "signal 200"),
     ):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from campaign.engines.base import Command
-from campaign.errors import CancelledAttemptError, EngineNotFoundError, EngineTimeoutError
+from campaign.errors import CancelledAttemptError, EngineNotFoundError, EngineTimeoutError, OutOfMemoryError
 from campaign.execution import process
 from campaign.execution.process import run_process
 
@@ -62,6 +62,18 @@ def test_return_code_output_and_working_directory(tmp_path: Path) -> None:
     assert run("pwd; echo bad >&2; exit 7", tmp_path) == 7
     assert (tmp_path / "stdout.log").read_text().strip() == str(tmp_path.resolve())
     assert (tmp_path / "stderr.log").read_text() == "bad\n"
+
+
+def test_a_kill_for_want_of_memory_is_told_from_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vmstat = tmp_path / "vmstat"
+    monkeypatch.setattr(process, "VMSTAT", vmstat)
+    vmstat.write_text("pgfault 5\noom_kill 2\n")
+    assert run("kill -KILL $$", tmp_path) == -signal.SIGKILL
+    assert run("echo oom_kill 3 > vmstat; exit 1", tmp_path) == 1
+    with pytest.raises(OutOfMemoryError, match="no memory was left; run fewer at a time"):
+        run("echo oom_kill 4 > vmstat; kill -KILL $$", tmp_path)
 
 
 def test_signal_is_a_negative_return_code(tmp_path: Path) -> None:

