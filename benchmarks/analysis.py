@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.durable_runs import install_plugin, memory_mb, timed, write_spec
+from benchmarks.machine import yardstick
 
 READ = """
 import sys, time
@@ -136,6 +137,7 @@ def main() -> None:
     root = options.directory / f"store-{options.runs}-{options.points}"
     if not root.exists():
         fill(root, options.runs, options.points)
+    print(yardstick(), flush=True)
     subprocess.run([sys.executable, "-c", READ, str(root)], check=True)
     if options.points:
         plain_numpy(root, options.runs, options.points)

@@ -17,6 +17,7 @@ from unittest import mock
 
 from ruamel.yaml import YAML
 
+from benchmarks.machine import yardstick
 from campaign.layout import Layout
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def main() -> None:
     if not (root / "status.json").exists():
         fill(spec, root)
     for name, words in COMMANDS:
+        print(yardstick(), flush=True)
         arguments = [word.format(spec=spec, root=root, resume=RESUME) for word in words]
         for _ in range(3):
             clock = time.perf_counter()

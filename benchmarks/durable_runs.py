@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import yardstick
+
 PLUGIN = Path(__file__).parent / "noop_plugin"
 BATCH = 50
 
@@ -143,6 +145,7 @@ def main() -> None:
     install_plugin()
     options.directory.mkdir(parents=True, exist_ok=True)
     for runs in options.runs:
+        print(yardstick(), flush=True)
         measure(options.directory, options.way, options.points, runs, options.workers)
 
 

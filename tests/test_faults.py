@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -232,18 +233,33 @@ def test_lammps_survives_kills_of_its_driver_its_worker_and_itself(root: Path) -
     def segments() -> list[Path]:
         return sorted(layout.segments.glob("??/*/*/manifest.json"))
 
+    def kill(victim: str, driver: int) -> bool:
+        """Kill in mid-run; False if the engine that was chosen had just ended by itself."""
+        alive = engines_alive(root)
+        if not alive:
+            return False
+        engine = generator.choice(alive)
+        try:
+            os.kill(engine, signal.SIGSTOP)  # from here on it ends only by our hand
+            status = Path(f"/proc/{engine}/status").read_text()
+        except (ProcessLookupError, FileNotFoundError):
+            return False
+        if "State:\tZ" in status:
+            return False
+        worker = int(status.partition("PPid:")[2].split()[0])
+        os.kill({"driver": driver, "worker": worker, "engine": engine}[victim], signal.SIGKILL)
+        return True
+
+    def committed_more_than(before: int) -> bool:
+        return len(segments()) > before
+
     for victim in ("driver", "worker", "engine", "driver"):
         process = drive(root, 2, segment_s=0.5)
         before = len(segments())
-        wait_for(lambda before=before: len(segments()) > before and engines_alive(root), seconds=LONG_S)  # type: ignore[misc]
-        if victim == "driver":
-            process.kill()
-        else:
-            engine = generator.choice(engines_alive(root))
-            status = Path(f"/proc/{engine}/status").read_text()
-            parent = int(status.partition("PPid:")[2].split()[0])
-            os.kill(engine if victim == "engine" else parent, signal.SIGKILL)
-            wait_for(lambda before=before: len(segments()) > before + 2, seconds=LONG_S)  # type: ignore[misc]
+        wait_for(partial(committed_more_than, before))
+        wait_for(partial(kill, victim, process.pid))
+        if victim != "driver":
+            wait_for(partial(committed_more_than, before + 2))
             process.send_signal(signal.SIGINT)
         process.wait(LONG_S)
         wait_for(lambda: not engines_alive(root), seconds=60)
