@@ -1,11 +1,12 @@
 """Plan, status, resume and help of a campaign of 10^5 real runs that are all done: time of each.
 
 Run ``python -m benchmarks.commands DIR``. The runs are those of ``specs/small.yaml`` at 20 temperatures with
-2,500 seeds. Nothing is computed: the ledger is told that every stage is done, the directories of stages are
-empty, and the store holds noise.
+2,500 seeds. Nothing is computed: the ledger is told that every stage is done, the directories of stages hold
+a manifest of nothing, and the store holds noise.
 """
 
 import argparse
+import json
 import os
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from unittest import mock
 from ruamel.yaml import YAML
 
 from benchmarks.machine import yardstick
+from campaign.execution.commit import MANIFEST_FORMAT
 from campaign.layout import Layout
 
 if TYPE_CHECKING:
@@ -39,6 +41,19 @@ COMMANDS = (
     ("resume, the driver alone", ("-c", "{resume}", "{spec}", "{root}")),
     ("run again, with its table and report", ("-m", "campaign", "run", "{spec}", "--dir", "{root}")),
     ("help", ("-m", "campaign", "--help")),
+)
+MANIFEST = json.dumps(
+    {
+        "format": MANIFEST_FORMAT,
+        "attempt": "none",
+        "random_seed": 1,
+        "versions": {},
+        "host": "none",
+        "cpu": "none",
+        "started": "2026-01-01T00:00:00.000+00:00",
+        "wall_s": 1.0,
+        "files": {},
+    }
 )
 RESUME = """
 import sys, time
@@ -128,7 +143,7 @@ def fill(spec_path: Path, root: Path) -> None:
         connection.execute("UPDATE stages SET state = 'done'")
     for stage_id in plan.stages:
         layout.stage(stage_id).mkdir(parents=True)
-        (layout.stage(stage_id) / "manifest.json").touch()
+        (layout.stage(stage_id) / "manifest.json").write_text(MANIFEST)
     picture = snapshot(
         plan.campaign,
         driver={"pid": holder.pid, "host": holder.host, "epoch": 1, "state": "finished"},
