@@ -261,9 +261,12 @@ def test_doctor_misses_stages_that_the_ledger_calls_done(
 ) -> None:
     monkeypatch.setattr(Ledger, "states", lambda _: {"ab" * 16: "done", "cd" * 16: "pending"})
     found = findings(layout.root)["ledger"]
-    assert found["ok"] is False
     assert "1 stage of 1 that it calls done is missing" in found["detail"]
-    assert "campaign run" in found["detail"]
+    assert "nothing needs it any more" in found["detail"]
+
+
+def test_doctor_refuses_a_directory_without_a_campaign(tmp_path: Path) -> None:
+    assert "no campaign here" in complaint("doctor", "nowhere", cwd=tmp_path)
 
 
 # Selectors

@@ -199,3 +199,17 @@ def test_a_driver_whose_campaign_was_taken_ends_itself(root: Path) -> None:
     assert process.wait(LONG_S) not in {0, 130}
     assert engines_alive(root) == []
     assert "does not hold the campaign" in (root.parent / "drive.log").read_text()
+
+
+def test_a_campaign_whose_output_nobody_reads_any_more_is_stopped(root: Path) -> None:
+    pictures = []
+
+    def watch(picture: dict[str, Any]) -> None:
+        pictures.append(picture)
+        raise BrokenPipeError
+
+    assert run(root, ["steady"], on_snapshot=watch).interrupted
+    assert len(pictures) == 1
+    result = run(root, ["steady"])
+    assert not result.interrupted
+    assert result.counts["toy"]["done"] == 1

@@ -18,7 +18,7 @@ import campaign
 from campaign.errors import FailureClass
 from campaign.execution.commit import read_manifest, verify
 from campaign.execution.requests import write_request
-from campaign.execution.segments import committed_segments
+from campaign.execution.segments import committed_segments, damaged_segments
 from campaign.layout import Layout
 from campaign.ledger import Ledger
 from tests.standin_campaign import (
@@ -118,6 +118,13 @@ def test_a_stage_that_comes_no_further_spends_its_budget(root: Path) -> None:
     stage_id = production(root)
     assert work(root, stage_id) == [("transient", 2, 40), *[("transient", 0, 0)] * 3]
     assert [segment.last for segment in committed_segments(Layout(root), stage_id)] == [20, 40]
+    assert damaged_segments(Layout(root), hashes=True) == (1, 2, [])
+    result = committed_segments(Layout(root), stage_id)[0].directory / "result.nc"
+    whole = result.read_bytes()
+    result.write_bytes(whole[:-1] + b"!")
+    assert damaged_segments(Layout(root), hashes=False) == (1, 2, [])
+    assert "was changed" in damaged_segments(Layout(root), hashes=True)[2][0]
+    result.write_bytes(whole)
     # A retry goes on after the segments that are there.
     write_request(Layout(root), "retry", {"stages": [stage_id]})
     run(root, ["pieces-stuck"])
@@ -152,11 +159,11 @@ def test_what_failed_for_its_physics_starts_over(root: Path) -> None:
     check_whole(root, 1)
 
 
-def test_a_stop_between_segments_loses_nothing(root: Path) -> None:
+def test_a_terminal_that_is_closed_between_segments_loses_nothing(root: Path) -> None:
     write_spec(root.parent, ["pieces-slower"], 1)
     process = drive(root, 1)
     wait_for(lambda: committed_segments(Layout(root), production(root)))
-    write_request(Layout(root), "stop", {})
+    process.send_signal(signal.SIGHUP)
     assert process.wait(LONG_S) == 130
     stage_id = production(root)
     ((failure_class, segments, steps),) = work(root, stage_id)

@@ -237,6 +237,9 @@ def test_the_command_says_what_can_go_and_removes_it_when_it_is_told_to(layout: 
     assert record["removed"] is True
     assert [group["name"] for group in record["groups"]] == ["leftovers"]
     assert set(numbers(layout)) == set(GROUPS) - {"leftovers"}
+    rest = campaign("gc", str(layout.root), "--yes", "--json", cwd=layout.root)
+    assert "failed" not in {group["name"] for group in json.loads(rest.stdout)["groups"]}
+    assert set(numbers(layout)) == {"failed"}  # `why` and `retry` need it: only when asked for
     wrong = campaign("gc", str(layout.root), "--only", "restart", cwd=layout.root)
     assert wrong.returncode == 2
     assert "did you mean 'restarts'?" in wrong.stderr

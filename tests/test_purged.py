@@ -134,8 +134,9 @@ def test_what_nobody_needs_is_missed_and_not_made_again(layout: Layout) -> None:
     told = campaign("plan", "spec.yaml", "--dir", ".", cwd=layout.root).stdout
     assert "10 finished stages are gone from the disk; nothing here needs them" in told
     found = finding(layout, "ledger")
+    assert found["ok"]
     assert "10 stages of 10 that it calls done are missing" in found["detail"]
-    assert "0 of them are still needed" in found["detail"]
+    assert "nothing needs them any more" in found["detail"]
     assert go_on(layout) == {}
 
 
@@ -151,6 +152,13 @@ def test_what_is_needed_is_planned_and_made_again(layout: Layout) -> None:
     told = campaign("plan", spec, "--dir", ".", cwd=layout.root).stdout
     assert "2 finished stages are gone from the disk and will be made again" in told
     assert go_on(layout, spec).total() == RUNS + 2
+
+
+def test_without_a_ledger_what_is_committed_is_not_planned_again(layout: Layout) -> None:
+    layout.ledger.unlink()
+    report = planned(layout)
+    assert (report["stages"]["to_compute"], report["runs"]["reused"]) == (0, RUNS)
+    assert go_on(layout) == {}
 
 
 def test_a_result_that_the_store_lacks_is_made_again(layout: Layout) -> None:

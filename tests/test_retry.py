@@ -86,6 +86,9 @@ def test_a_run_that_is_held_back_is_released_with_those_that_failed(layout: Layo
         for run in plan.calculation("toy").runs
         if run.labels["potential"] == "nan" and of_toy.isdisjoint(run.stages)
     )
+    told = campaign("why", waiting.id, str(layout.root), cwd=layout.root).stdout
+    assert "it is held back (3 failures in a row: physics)" in told
+    assert f"campaign retry '{waiting.id}' --dir {layout.root}" in told
     assert retried(layout, waiting.id) == of_toy
     before = engine_starts(layout.root)
     campaign("retry", waiting.id, "--dir", str(layout.root), cwd=layout.root)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from campaign.cli.app import out
+from campaign.cli.app import campaign_layout, out
 from campaign.cli.directory import read_identity
 from campaign.cli.text import plural
 from campaign.errors import CampaignError, ExitCode, LedgerError
@@ -47,6 +47,8 @@ def examine(directory: Path | None, *, verify: bool, as_json: bool) -> int:
     verify
         Read all files of its stages for their hashes; otherwise their names and sizes are compared.
     """
+    if directory is not None:
+        campaign_layout(directory)  # refuses a directory without a campaign
     findings = list(_findings(directory, verify=verify))
     if as_json:
         json.dump([asdict(finding) for finding in findings], sys.stdout, indent=1)
@@ -140,15 +142,13 @@ def _rename(directory: Path) -> str:
 
 def _campaign(layout: Layout, *, verify: bool) -> Iterator[Finding]:
     """Look at everything in a campaign's directory."""
-    if not layout.identity.exists():
-        yield Finding("campaign", None, f"none in {layout.root}")
-        return
     yield _checked("campaign", lambda: _identity(layout))
     yield _checked("plan", lambda: _plan(layout))
     yield _checked("status", lambda: _status(layout))
     yield _checked("ledger", lambda: _ledger(layout), REBUILD)
     yield _checked("store", lambda: _store(layout), REBUILD)
     yield _checked("stages", lambda: _stages(layout, verify=verify))
+    yield _checked("segments", lambda: _segments(layout, verify=verify), RUN)
 
 
 def _identity(layout: Layout) -> str:
@@ -201,6 +201,8 @@ def _ledger(layout: Layout) -> str:
             f"{plural(len(gone), 'stage')} of {len(done)} that it calls done "
             f"{'is' if len(gone) == 1 else 'are'} missing in {layout.stages}, such as {gone[0]}"
         )
+    if not lost:
+        return f"{'; '.join(told)}; nothing needs {'it' if len(gone) == 1 else 'them'} any more"
     stateless = len(set(lost).difference(gone))
     if stateless:
         told.append(f"{plural(stateless, 'stage')} that unfinished ones go on from lack their restart file")
@@ -243,3 +245,14 @@ def _stages(layout: Layout, *, verify: bool) -> str:
         )
     how = "all match their hashes" if verify else "all files are there, of the right size (--verify: hashes)"
     return f"{len(ids):,} committed, {how}"
+
+
+def _segments(layout: Layout, *, verify: bool) -> str:
+    """Look at what is committed of unfinished stages."""
+    from campaign.execution.segments import damaged_segments
+
+    stages, segments, wrong = damaged_segments(layout, hashes=verify)
+    if wrong:
+        named = "; ".join(wrong[:FEW])
+        raise LedgerError(f"{len(wrong)} of {plural(segments, 'segment')} cannot be used: {named}")
+    return f"{plural(segments, 'segment')} of {plural(stages, 'unfinished stage')}"

@@ -58,9 +58,8 @@ def _print_rebuilt(layout: Layout, rebuilt: "Rebuilt") -> None:
     for name, counts in rebuilt.counts.items():
         say(f"{name}: {counts['done']:,} of {plural(counts['total'], 'run')} done")
     if rebuilt.kept_results:
-        was = "result is" if rebuilt.kept_results == 1 else "results are"
         say(
-            f"{rebuilt.kept_results:,} {was} only in the store, their stages are gone from the disk: "
+            f"{plural(rebuilt.kept_results, 'result')} only in the store, without a stage on the disk: "
             "the store was kept and completed"
         )
     for what, problems in (
@@ -95,7 +94,7 @@ def collect(layout: Layout, only: list[str], *, yes: bool, as_json: bool) -> Non
     for name in only:
         if name not in GROUPS:
             raise SpecError(f"there is no group {name!r}", hint=did_you_mean(name, list(GROUPS)))
-    names = only or list(GROUPS)
+    names = only or [name for name in GROUPS if name != "failed"]
     groups = collect_garbage(layout, names) if yes else find_garbage(layout, names)
     if as_json:
         _dump({"removed": yes, "groups": [_record(group) for group in groups]})
@@ -137,6 +136,11 @@ def _print_total(layout: Layout, groups: list["Group"], only: list[str], *, yes:
     if not yes:
         chosen = "".join(f" --only {name}" for name in only)
         out.print(f"to remove it: campaign gc {layout.root}{chosen} --yes", markup=False)
+    if not only:
+        out.print(
+            folded("what is left of failed stages stays unless asked for: --only failed", out.width, "  "),
+            markup=False,
+        )
 
 
 def _record(group: "Group") -> dict[str, Any]:

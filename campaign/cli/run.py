@@ -85,6 +85,8 @@ def run_spec(
             style="red",
             markup=False,
         )
+        for name, reason in result.held.items():
+            err.print(folded(f"held back: {name}: {reason}", err.width, "  "), style="red", markup=False)
         return ExitCode.FAILED_RUNS
     return ExitCode.OK
 
@@ -121,5 +123,6 @@ def conclude(layout: Layout, *, as_json: bool) -> None:
         out.print()
     if opened.description:
         out.print(folded(opened.description.strip(), out.width), markup=False)
-    out.print(f"store:  {layout.store}", markup=False)
+    if layout.store.exists():
+        out.print(f"store:  {layout.store}", markup=False)
     out.print(f"report: {report}", markup=False)

@@ -91,8 +91,12 @@ def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":
     from campaign.ledger import Ledger
     from campaign.plan_file import load_plan
 
-    if not (layout.ledger.exists() and layout.plan.exists()):
+    if not layout.plan.exists():
         return compare(plan)
+    if not layout.ledger.exists():  # `run` finds again what is committed
+        from campaign.execution.disk import stages_on_disk
+
+        return compare(plan, load_plan(layout.plan), set(stages_on_disk(layout)))
     with Ledger.open(layout, read_only=True) as ledger:
         done = {stage_id for stage_id, state in ledger.states().items() if state == "done"}
         speeds = ledger.speeds()

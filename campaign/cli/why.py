@@ -10,7 +10,7 @@ from campaign.cli.app import out
 from campaign.cli.text import duration, folded, plural, remedy, with_error
 from campaign.errors import SpecError
 from campaign.layout import Layout
-from campaign.plan_file import load_plan
+from campaign.plan_file import load_plan, read_status
 from campaign.runs import CalculationPlan, Plan, Run
 
 LOG_LINES = 15
@@ -197,6 +197,20 @@ def _next(layout: Layout, run: Run, stages: list[dict[str, Any]]) -> tuple[str, 
     states = {stage["state"] for stage in stages}
     if states == {"done"}:
         return "look at the ensemble", f"campaign report {layout.root}"
+    held = _held(layout, run)
+    if held:
+        return f"it is held back ({held}); try again", f"campaign retry '{run.id}' --dir {layout.root}"
     if driver_is_alive(layout):
         return "see how far it is", f"campaign status {layout.root}"
     return "go on", f"campaign run {layout.spec} --dir {layout.root}"
+
+
+def _held(layout: Layout, run: Run) -> str:
+    """Why a run's condition is held back; empty if it is not."""
+    from campaign.execution.schedule import condition_of
+
+    name = condition_of(run)
+    for text in (read_status(layout.status) or {}).get("held", []):
+        if text.startswith(f"{name}: "):
+            return str(text.removeprefix(f"{name}: "))
+    return ""

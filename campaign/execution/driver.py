@@ -213,7 +213,10 @@ class _Driver:
             if self._dispatcher is not None:
                 self._dispatcher.wake()
 
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        stops = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            stops.append(signal.SIGHUP)
+        before = {number: signal.signal(number, on_signal) for number in stops}
         try:
             yield
         finally:
@@ -431,7 +434,12 @@ class _Driver:
         )
         write_snapshot(self._layout, picture)
         if self._on_snapshot is not None:
-            self._on_snapshot(picture)
+            try:
+                self._on_snapshot(picture)
+            except OSError:  # who watched has gone: a closed terminal or pipe
+                logger.warning("nobody watches any more: stopping")
+                self._on_snapshot = None
+                self._stop_signals = max(self._stop_signals, 1)
 
     def _flights(self) -> list[Flight]:
         return [] if self._dispatcher is None else list(self._dispatcher.flights)

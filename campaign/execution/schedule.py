@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from campaign.errors import FailureClass
 from campaign.ledger import State
-from campaign.plan import Plan, StageSummary
+from campaign.plan import Plan, Run, StageSummary
 
 BUDGETS: Mapping[FailureClass, int] = {
     FailureClass.LOST_WORKER: 3,
@@ -272,6 +272,12 @@ def time_left_s(remaining: Mapping[Speed, float], speeds: Mapping[Speed, float],
     return sum(steps / speeds[key] for key, steps in remaining.items() if steps > 0) / max(slots, 1)
 
 
+def condition_of(run: Run) -> str:
+    """Name of a run's condition: its calculation, and its labels without the seed."""
+    labels = (f"{name}={value}" for name, value in run.labels.items() if name != "seed")
+    return " ".join((run.calculation, *labels))
+
+
 def conditions_of(plan: Plan) -> dict[str, str]:
     """Condition of each stage: its run's labels without the seed; a shared stage belongs to the first."""
     conditions: dict[str, str] = {}
@@ -280,10 +286,7 @@ def conditions_of(plan: Plan) -> dict[str, str]:
         names: dict[int, str] = {}
         for position, (group, stages) in enumerate(zip(runs.groups, runs.stages, strict=True)):
             if group not in names:
-                labels = (
-                    f"{name}={value}" for name, value in runs[position].labels.items() if name != "seed"
-                )
-                names[group] = " ".join((calculation.name, *labels))
+                names[group] = condition_of(runs[position])
             for index in stages:
                 conditions.setdefault(runs.stage_ids[index], names[group])
     return conditions

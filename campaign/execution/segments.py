@@ -121,6 +121,28 @@ def usable_segments(layout: Layout, stage_id: str, state_file: str) -> list[Comm
     return chain
 
 
+def damaged_segments(layout: Layout, *, hashes: bool) -> tuple[int, int, list[str]]:
+    """Count the stages that have segments, and those, and find what is wrong with any; nothing is changed.
+
+    With ``hashes`` all files are read, otherwise their names and sizes are compared.
+    """
+    stages = sorted({path.parent for path in layout.segments.glob("??/*/*")})
+    segments, wrong = 0, []
+    for stage in stages:
+        directories = sorted(stage.iterdir())
+        segments += len(directories)
+        for position, directory in enumerate(directories):
+            try:
+                segment = CommittedSegment.read(directory)
+                # Only the last ones keep their state.
+                dropped = () if position >= len(directories) - _STATES_KEPT else segment.manifest["files"]
+                state = next((name for name in dropped if not (directory / name).exists()), None)
+                verify(directory, without=state, hashes=hashes)
+            except LedgerError as error:
+                wrong.append(str(error))
+    return len(stages), segments, wrong
+
+
 def work_of(layout: Layout, stage_id: str, attempt_id: str) -> Ending:
     """Tell what one attempt committed of a stage that is not finished."""
     kept = [item for item in committed_segments(layout, stage_id) if item.attempt == attempt_id]
