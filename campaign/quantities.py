@@ -23,6 +23,13 @@ TemperatureOffset = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Timestep = Annotated[float, Field(gt=0, le=5, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MAX_DURATION_PS = 1e6
+"""A microsecond: 400 times the paper's productions. More is a slip of the pen."""
+
+Duration = Annotated[float, Field(gt=0, le=MAX_DURATION_PS, allow_inf_nan=False)]
+DurationOrNone = Annotated[float, Field(ge=0, le=MAX_DURATION_PS, allow_inf_nan=False)]
+"""A duration in ps; 0 leaves it out."""
+
 Count = Annotated[int, Field(ge=1)]
 
 MAX_RANDOM_SEED = 900_000_000

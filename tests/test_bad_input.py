@@ -1,6 +1,7 @@
 """Damaged files, impossible places and slips of the finger: one clear line, an exit code, no traceback."""
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,14 @@ def test_slips_are_told_where_they_are(name: str, tmp_path: Path) -> None:
 def test_implausible_sizes_are_refused(cells: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SMALL.replace("[3, 2]", cells))
     assert expected in complaint("check", "spec.yaml", cwd=tmp_path)
+
+
+def test_a_duration_that_no_machine_reaches_is_refused(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(re.sub(r"nvt_ps: \S+", "nvt_ps: 1e99", SMALL))
+    told = complaint("check", spec.name, cwd=tmp_path)
+    assert "spec.yaml:" in told
+    assert "nvt_ps should be less than or equal to 1000000" in told
 
 
 def test_a_default_that_is_wrong_is_told_at_the_key_above_it(tmp_path: Path) -> None:

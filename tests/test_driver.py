@@ -29,6 +29,7 @@ from tests.standin_campaign import (
     wait_for,
     write_spec,
 )
+from tests.test_cli import campaign
 
 
 def failure_classes(root: Path) -> list[str]:
@@ -143,6 +144,14 @@ def test_a_killed_driver_is_resumed_and_nothing_is_repeated(root: Path) -> None:
     process.wait()
     wait_for(lambda: not engines_alive(root), seconds=60)
     assert not driver_is_alive(Layout(root))
+    with Ledger.open(Layout(root), read_only=True) as ledger:
+        states = ledger.states()
+    plan, _ = plan_of(root.parent / "spec.yaml")
+    running = next(one for one in plan.runs if "running" in {states[stage] for stage in one.stages})
+    Layout(root).identity.write_text(json.dumps({"format": 1, "campaign": "standins", "created": "now"}))
+    told = campaign("why", running.id, str(root), cwd=root).stdout
+    assert ": pending, since its driver ended" in told
+    assert ": lost with its driver on " in told
     before = set(committed(root))
 
     assert drive(root, 2).wait(LONG_S) == 0

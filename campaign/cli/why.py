@@ -9,6 +9,7 @@ from typing import Any
 from campaign.cli.app import out
 from campaign.cli.text import duration, folded, plural, remedy, with_error
 from campaign.errors import SpecError
+from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 from campaign.runs import CalculationPlan, Plan, Run
@@ -132,6 +133,10 @@ def _stage_record(layout: Layout, plan: Plan, ledger: Any, stage_id: str) -> dic
     directory = layout.stage(stage_id)
     manifest = json.loads((directory / "manifest.json").read_text()) if directory.exists() else None
     attempts = [attempt.as_dict() for attempt in ledger.attempts(stage_id)]
+    state = ledger.state(stage_id)
+    if state == "running" and not driver_is_alive(layout):  # the next driver settles it
+        state = "pending, since its driver ended"
+        attempts[-1]["state"] = "lost with its driver"
     where = directory if manifest else (layout.attempt(attempts[-1]["id"]) if attempts else None)
     return {
         "id": stage_id,
@@ -139,7 +144,7 @@ def _stage_record(layout: Layout, plan: Plan, ledger: Any, stage_id: str) -> dic
         "engine": summary.engine,
         "atoms": summary.atoms,
         "steps": summary.steps,
-        "state": ledger.state(stage_id),
+        "state": state,
         "attempts": attempts,
         "directory": None if where is None else str(where),
         "settings": manifest["identity"]["settings"] if manifest else None,
@@ -189,8 +194,6 @@ def _work(attempt: dict[str, Any], atoms: int) -> str:
 
 def _next(layout: Layout, run: Run, stages: list[dict[str, Any]]) -> tuple[str, str]:
     """Say what to do next, and the command for it."""
-    from campaign.execution.requests import driver_is_alive
-
     failed = [stage for stage in stages if stage["state"] == "failed"]
     if failed:
         return remedy(layout, failed[0]["attempts"][-1]["failure_class"], run.id)

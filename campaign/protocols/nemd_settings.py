@@ -10,7 +10,7 @@ from campaign.engines.base import get_engine
 from campaign.errors import SpecError
 from campaign.potentials import get_potential
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
-from campaign.quantities import NonNegative, Positive, Settings, Temperature, TemperatureOffset, Timestep
+from campaign.quantities import Duration, DurationOrNone, Settings, Temperature, TemperatureOffset, Timestep
 from campaign.structures.layers import (
     ELEMENTS,
     BuildSettings,
@@ -53,8 +53,8 @@ class NemdSettings(Settings):
     langevin_damping_fs: Annotated[float, Field(ge=1, le=1e5)] = Field(
         default=50.0, description="Damping time of source and sink, in fs (GPUMD: 100 steps of 0.5 fs)."
     )
-    npt_ps: Positive = Field(default=500.0, description="Equilibration at zero in-plane pressure, in ps.")
-    nvt_ps: Positive = Field(default=250.0, description="Equilibration in the average cell, in ps.")
+    npt_ps: Duration = Field(default=500.0, description="Equilibration at zero in-plane pressure, in ps.")
+    nvt_ps: Duration = Field(default=250.0, description="Equilibration in the average cell, in ps.")
     thermostat_damping_fs: Annotated[float, Field(ge=1, le=1e5)] = Field(
         default=50.0,
         description="Damping time of the equilibration's thermostat, in fs (100 steps of 0.5 fs).",
@@ -62,7 +62,7 @@ class NemdSettings(Settings):
     barostat_damping_fs: Annotated[float, Field(ge=10, le=1e6)] = Field(
         default=500.0, description="Damping time of the barostat, in fs (1000 steps of 0.5 fs)."
     )
-    preheat_ps: NonNegative = Field(
+    preheat_ps: DurationOrNone = Field(
         default=0.0,
         description="Time in which each side is brought to a temperature of its own before heat flows, "
         "in ps; 0 (the paper) starts both sides at the mean temperature.",
@@ -72,10 +72,10 @@ class NemdSettings(Settings):
         description="Temperatures of the preheated sides: temperature +- this part of the bath's offset. "
         "Layers forget their start slowly, so it should be close to the steady profile.",
     )
-    build_up_ps: NonNegative = Field(
+    build_up_ps: DurationOrNone = Field(
         default=1250.0, description="Heat flow that is left out of all averages, in ps."
     )
-    production_ps: Positive = Field(
+    production_ps: Duration = Field(
         default=1250.0, description="Heat flow that is averaged, after the build-up, in ps."
     )
     sampling_interval_ps: Annotated[float, Field(gt=0, le=100)] = Field(
