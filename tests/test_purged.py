@@ -132,7 +132,9 @@ def test_what_nobody_needs_is_missed_and_not_made_again(layout: Layout) -> None:
     stages = planned(layout)["stages"]
     assert (stages["gone"], stages["made_again"], stages["to_compute"]) == (stages["total"], 0, 0)
     told = campaign("plan", "spec.yaml", "--dir", ".", cwd=layout.root).stdout
+    told = " ".join(told.split())
     assert "10 finished stages are gone from the disk; nothing here needs them" in told
+    assert "campaign retry gone --dir ." in told
     found = finding(layout, "ledger")
     assert found["ok"]
     assert "10 stages of 10 that it calls done are missing" in found["detail"]
@@ -152,6 +154,22 @@ def test_what_is_needed_is_planned_and_made_again(layout: Layout) -> None:
     told = campaign("plan", spec, "--dir", ".", cwd=layout.root).stdout
     assert "2 finished stages are gone from the disk and will be made again" in told
     assert go_on(layout, spec).total() == RUNS + 2
+
+
+def test_what_nobody_needs_is_made_again_when_asked_for(layout: Layout) -> None:
+    first, *_ = runs(layout)
+    result = package.open(layout.root).results["toy"].ds["value"].load()
+    for stage_id in first.stages[1:]:
+        shutil.rmtree(layout.stage(stage_id))
+    asked = campaign("retry", "gone", "--dir", str(layout.root), cwd=layout.root)
+    assert "asked for 3 stages gone from the disk to be made again" in asked.stderr
+    assert go_on(layout).total() == 2
+    assert all(is_committed(layout, stage_id) for stage_id in first.stages)
+    assert "all there" in finding(layout, "ledger")["detail"]
+    assert package.open(layout.root).results["toy"].ds["value"].equals(result)
+    again = campaign("retry", "gone", "--dir", str(layout.root), cwd=layout.root)
+    assert again.returncode == 2
+    assert "no finished stage is gone" in again.stderr
 
 
 def test_without_a_ledger_what_is_committed_is_not_planned_again(layout: Layout) -> None:

@@ -239,7 +239,7 @@ def retry(
         list[str],
         typer.Argument(
             metavar="WHAT...",
-            help="A failure class ('lost worker'), labels (direction=forward), a run, a stage, or 'all'.",
+            help="A failure class ('lost worker'), labels (direction=forward), a run, a stage, 'all', 'gone'.",
         ),
     ],
     directory: Annotated[
@@ -249,7 +249,7 @@ def retry(
     """Ask for failed runs to be tried again.
 
     What is held back for these failures goes on too. A running driver does it at once, else the next
-    `campaign run`.
+    `campaign run`. 'gone' are finished stages that were taken from the disk, also where nothing needs them.
     """
     from campaign.cli.requests import request_retry
 

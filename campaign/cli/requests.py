@@ -8,21 +8,25 @@ from campaign.cli.app import err
 from campaign.cli.inspection import read_snapshot
 from campaign.cli.text import plural
 from campaign.document import did_you_mean
-from campaign.errors import FailureClass, LedgerError, SpecError
+from campaign.errors import BusyError, FailureClass, LedgerError, SpecError
 from campaign.layout import Layout
 from campaign.plan_file import load_plan
 from campaign.runs import Plan, Run
 
 WAIT_S = 60.0
+GONE = "gone"
+"""Selector of the finished stages that a clean-up of the disk took."""
 
 
 def request_retry(layout: Layout, what: list[str]) -> None:
-    """Leave a request to retry failed runs: of a failure class, of some labels, or all.
+    """Leave a request to retry failed runs: of a failure class, of some labels, or all; or stages gone.
 
     Raises
     ------
     LedgerError
         A selector matches no failed run, and none that is held back for the failures of others.
+    BusyError
+        Stages that are gone from the disk are to be made again, and a driver is at work.
     SpecError
         A selector names nothing that there is.
     """
@@ -32,19 +36,48 @@ def request_retry(layout: Layout, what: list[str]) -> None:
     plan = load_plan(layout.plan)
     failed = _Failed(snapshot, plan)
     chosen: set[str] = set()
+    if GONE in what:
+        gone = _gone(layout, plan)
+        err.print(f"asked for {plural(len(gone), 'stage')} gone from the disk to be made again", markup=False)
+        write_request(layout, "retry", {"stages": sorted(gone)})
     for selector in what:
+        if selector == GONE:
+            continue
         found = failed.stages(selector)
         if not found:
             raise LedgerError(f"no failed run matches {selector!r}", where=str(layout.root), hint=failed.hint)
         chosen |= found
-    write_request(layout, "retry", {"stages": sorted(chosen)})
-    runs = failed.number_of_runs(chosen)
-    err.print(
-        f"asked for {plural(len(chosen), 'failed stage')} of {plural(runs, 'run')} to be tried again",
-        markup=False,
-    )
+    if chosen:
+        write_request(layout, "retry", {"stages": sorted(chosen)})
+        runs = failed.number_of_runs(chosen)
+        err.print(
+            f"asked for {plural(len(chosen), 'failed stage')} of {plural(runs, 'run')} to be tried again",
+            markup=False,
+        )
     if not driver_is_alive(layout):
         err.print(f"next: campaign run {layout.spec} --dir {layout.root}", markup=False)
+
+
+def _gone(layout: Layout, plan: Plan) -> set[str]:
+    """Find the finished stages of the plan that are gone from the disk, needed or not."""
+    from campaign.execution.commit import is_committed
+    from campaign.execution.requests import driver_is_alive
+    from campaign.ledger import Ledger
+
+    if driver_is_alive(layout):
+        raise BusyError(
+            "a driver is at work", where=str(layout.root), hint="`campaign stop` ends it; then say it again"
+        )
+    with Ledger.open(layout, read_only=True) as ledger:
+        states = ledger.states()
+    gone = {
+        stage_id
+        for stage_id in plan.stages
+        if states.get(stage_id) == "done" and not is_committed(layout, stage_id)
+    }
+    if not gone:
+        raise LedgerError("no finished stage is gone from the disk", where=str(layout.root))
+    return gone
 
 
 class _Failed:

@@ -160,7 +160,11 @@ def _print_report(report: "PlanReport", layout: Layout) -> None:
         out.print(folded(f"gone    {text}", out.width, INDENT), markup=False)
     if stages.gone:
         was = "stage is" if stages.gone == 1 else "stages are"
-        text = f"{stages.gone:,} finished {was} gone from the disk; nothing here needs them"
+        them = "it" if stages.gone == 1 else "them"
+        text = (
+            f"{stages.gone:,} finished {was} gone from the disk; nothing here needs {them}; "
+            f"to make {them} again all the same: campaign retry gone --dir {layout.root}"
+        )
         out.print(folded(f"gone    {text}", out.width, INDENT), markup=False)
     for change in report.changes:
         text = f"changed {change.field}: {change.old} -> {change.new} in {plural(change.runs, 'run')}"

@@ -50,7 +50,13 @@ def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger) -> Settled:
             logger.info("an earlier driver left %d stages running: %s", settled.total(), dict(settled))
         for request in waiting:
             if request.kind == "retry":
-                again += retry(layout, ledger, request.payload.get("stages", ()))
+                wanted = request.payload.get("stages", ())
+                again += retry(layout, ledger, wanted)
+                ledger.forget(
+                    stage_id
+                    for stage_id in wanted
+                    if ledger.state(stage_id) == "done" and not is_committed(layout, stage_id)
+                )
         states = ledger.states()
         new = [stage_id for stage_id in plan.stages if stage_id not in states]
         ledger.register(plan.stages[stage_id] for stage_id in new)
