@@ -239,7 +239,7 @@ def retry(
         list[str],
         typer.Argument(
             metavar="WHAT...",
-            help="A failure class ('lost worker'), labels (direction=forward), a run, a stage, 'all', 'gone'.",
+            help="A failure class ('lost worker'), labels (seed=3), a run, a stage, 'all', or 'gone'.",
         ),
     ],
     directory: Annotated[
