@@ -1,6 +1,7 @@
 """What `campaign retry` takes, and that what was held back goes on with it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,9 @@ def test_a_class_a_label_a_run_or_a_stage_can_be_retried(layout: Layout) -> None
 
 def test_a_run_that_is_held_back_is_released_with_those_that_failed(layout: Layout) -> None:
     shown = campaign("status", str(layout.root), cwd=layout.root).stdout
-    assert "held back: toy potential=nan: 3 failures in a row: physics" in shown
+    # Three, or four: another one may have been on its way.
+    held = re.search(r"held back: toy potential=nan: ([34] failures in a row: physics)", shown)
+    assert held
     snapshot = json.loads(layout.status.read_text())
     of_toy = {
         stage_id for stage_id, entry in snapshot["failed"].items() if entry["runs"][0].startswith("toy/")
@@ -87,7 +90,7 @@ def test_a_run_that_is_held_back_is_released_with_those_that_failed(layout: Layo
         if run.labels["potential"] == "nan" and of_toy.isdisjoint(run.stages)
     )
     told = campaign("why", waiting.id, str(layout.root), cwd=layout.root).stdout
-    assert "it is held back (3 failures in a row: physics)" in told
+    assert f"it is held back ({held.group(1)})" in " ".join(told.split())
     assert f"campaign retry '{waiting.id}' --dir {layout.root}" in told
     assert retried(layout, waiting.id) == of_toy
     before = engine_starts(layout.root)
