@@ -27,7 +27,7 @@ MAX_DURATION_PS = 1e6
 """A microsecond: 400 times the paper's productions. More is a slip of the pen."""
 
 Duration = Annotated[float, Field(gt=0, le=MAX_DURATION_PS, allow_inf_nan=False)]
-DurationOrNone = Annotated[float, Field(ge=0, le=MAX_DURATION_PS, allow_inf_nan=False)]
+DurationOrZero = Annotated[float, Field(ge=0, le=MAX_DURATION_PS, allow_inf_nan=False)]
 """A duration in ps; 0 leaves it out."""
 
 Count = Annotated[int, Field(ge=1)]

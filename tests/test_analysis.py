@@ -1,7 +1,6 @@
 """Statistics across runs: what counts, which estimator, and that holes are said, not filled."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,9 @@ from campaign.analysis import (
 from campaign.analysis import runs as runs_module
 from campaign.errors import StoreError
 from campaign.physics.statistics import ratio_of_means
+from tests.reference import REFERENCE, needs_reference
 
 DIMS = ("potential", "direction", "seed")
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
 
 def ensemble(n: int = 8, seed: int = 1, **changes: Any) -> xr.Dataset:
@@ -359,10 +358,9 @@ def test_few_runs_make_a_large_ratio_less_improbable() -> None:
     assert math.erfc(-z / math.sqrt(2)) == pytest.approx(2 * scipy.stats.t.sf(-plain, 3))
 
 
+@needs_reference
 @pytest.mark.parametrize("potential", ["nep", "tersoff-lj"])
 def test_authors_runs_give_table_one(potential: str) -> None:
-    if not REFERENCE.is_dir():
-        pytest.skip(f"the authors' data are not at {REFERENCE}")
     runs = np.loadtxt(REFERENCE / "itc" / f"{potential}.dat")[:, 1]
     mean = ensemble_mean(xr.Dataset({"itc": ("seed", runs)}), "seed")
     published = PUBLISHED_ITC[potential]

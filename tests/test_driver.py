@@ -142,7 +142,7 @@ def test_a_killed_driver_is_resumed_and_nothing_is_repeated(root: Path) -> None:
     wait_for(lambda: len(committed(root)) > 8)  # the structure, six equilibrations, and a production or two
     process.kill()
     process.wait()
-    wait_for(lambda: not engines_alive(root), seconds=60)
+    wait_for(lambda: not engines_alive(root), seconds=10)
     assert not driver_is_alive(Layout(root))
     with Ledger.open(Layout(root), read_only=True) as ledger:
         states = ledger.states()
@@ -179,7 +179,7 @@ def test_a_stop_ends_within_seconds_and_the_next_start_goes_on(root: Path) -> No
         run_campaign(root, plan, stages, workers=1)
     began = time.monotonic()
     write_request(Layout(root), "stop", {})
-    assert process.wait(60) == 130
+    assert process.wait(30) == 130
     assert time.monotonic() - began < 15
     assert engines_alive(root) == []
     assert status(root)["driver"]["state"] == "stopped"
@@ -190,7 +190,7 @@ def test_a_stop_ends_within_seconds_and_the_next_start_goes_on(root: Path) -> No
     process = drive(root, 2)
     wait_for(lambda: len(engines_alive(root)) == 1)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(30) == 130
     assert failure_classes(root) == ["cancelled"] * 2
     assert engines_alive(root) == []
 

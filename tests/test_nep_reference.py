@@ -1,7 +1,6 @@
 """Bilayers of our builder have the energies that the paper's NEP model gives to the authors' own."""
 
 import json
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,10 +9,10 @@ from ase import Atoms
 from ase.io import read
 
 from campaign.structures.layers import BuildSettings, LayerBlock, MultilayerSettings, build
+from tests.reference import REFERENCE, needs_reference
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 CALCULATORS = pytest.importorskip("calorine.calculators", reason="calorine (the extra nep) is not installed")
-pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the authors' files are not here")
+pytestmark = needs_reference
 
 Stacking = Literal["AA", "AB", "ABp"]
 PUBLISHED: tuple[Stacking, ...] = ("AA", "ABp")

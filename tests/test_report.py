@@ -15,9 +15,9 @@ from campaign.errors import FailureClass, LedgerError
 from campaign.layout import Layout
 from campaign.ledger import Holder, Ledger
 from campaign.plan import Plan, StageSummary
-from campaign.report import write_report
+from campaign.report import figures, write_report
 from campaign.report.ensemble import Ensemble, load_ensemble, with_error
-from campaign.report.figures import axis_limits
+from campaign.report.figures import Picture, axis_limits, pictures
 from campaign.report.tables import (
     checks,
     grid,
@@ -289,6 +289,25 @@ def test_report_of_a_single_run_without_axes(tmp_path: Path) -> None:
     assert "all runs" in page.text
     assert "250.7 ± 4.1" in page.text
     assert page.tags.count("svg") == 3
+
+
+def test_many_runs_do_not_swell_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many, random = 10, 40, np.random.default_rng(0)
+    for name in ("MANY_DOTS", "MAX_LINES"):
+        monkeypatch.setattr(figures, name, few)
+    drawn: dict[int, list[Picture]] = {}
+    for n in (few, many):
+        plan = plan_spec(tmp_path / str(n), f"\n    axes:\n      seed: {{count: {n}}}\n")
+        make_campaign(tmp_path / str(n), plan, {run.id: nemd_result(random) for run in plan.runs})
+        drawn[n] = pictures(ensemble_of(tmp_path / str(n)))
+    dots, _, *lines = (
+        (after.svg.count("<use") - before.svg.count("<use"), len(after.svg) / len(before.svg))
+        for before, after in zip(drawn[few], drawn[many], strict=True)
+    )
+    assert dots[0] < 0  # they are one bitmap
+    for marks, swollen in lines:
+        assert marks == 0
+        assert swollen < 1.1
 
 
 def test_report_with_only_excluded_runs(tmp_path: Path) -> None:

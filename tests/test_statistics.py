@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,8 +21,8 @@ from campaign.physics.statistics import (
     student_quantile,
     z_score,
 )
+from tests.reference import REFERENCE, needs_reference
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 Floats = NDArray[np.float64]
 
 numbers = st.floats(-1e3, 1e3, allow_nan=False).map(lambda x: round(x, 6))
@@ -276,10 +275,9 @@ def test_wrong_shapes_and_undefined_ratios_raise() -> None:
         block_slopes([0.0, 2.0, 1.0, 3.0], [0.0, 1.0, 2.0, 3.0], 3)
 
 
+@needs_reference
 @pytest.mark.parametrize(("file", "key"), [("nep", "itc_nep_classical"), ("tersoff-lj", "itc_tersoff_lj")])
 def test_table_one_of_the_paper(file: str, key: str) -> None:
-    if not REFERENCE.is_dir():
-        pytest.skip(f"the authors' data are not at {REFERENCE}")
     published = json.loads((REFERENCE / "published.json").read_text())[key]
     found = sample(np.loadtxt(REFERENCE / "itc" / f"{file}.dat")[:, 1])
     assert found.n == published["n"]

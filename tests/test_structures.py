@@ -26,9 +26,9 @@ from campaign.structures.layers import (
     realised_strain,
 )
 from campaign.structures.stacking import InterfaceRegistry, interface_registry
+from tests.reference import REFERENCE, needs_reference
 
 LATTICE_CONSTANTS_A = {"graphene": 2.4920, "hbn": 2.4979}
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "binding"
 STACKINGS: tuple[Literal["AA", "AB", "ABp"], ...] = ("AA", "AB", "ABp")
 
 
@@ -320,14 +320,14 @@ def test_a_layer_with_a_missing_atom_is_refused() -> None:
         interface_registry(hbn.positions, hbn.numbers, hbn.positions, hbn.numbers, lengths)
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the authors' files are not here")
+@needs_reference
 @pytest.mark.parametrize("stacking", ["ABp", "AA"])
 def test_names_are_those_of_the_authors(stacking: str) -> None:
     """Their relaxed bilayers, in a hexagonal cell; here made rectangular."""
     from ase import Atoms
     from ase.io import read
 
-    bilayer = read(REFERENCE / f"gr-hbn.{stacking}.CONTCAR", format="vasp")
+    bilayer = read(REFERENCE / "binding" / f"gr-hbn.{stacking}.CONTCAR", format="vasp")
     assert isinstance(bilayer, Atoms)
     a1, a2 = bilayer.cell.array[:2]
     rectangle = np.array([a1, 2 * a2 - a1])

@@ -29,7 +29,7 @@ REBUILD = "`campaign rebuild` makes it again"
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor; ``ok`` is None where something optional is absent."""
+    """One line of the doctor; ``ok`` is None where something is absent that nothing needs."""
 
     what: str
     ok: bool | None
@@ -80,9 +80,10 @@ def _findings(directory: Path | None, *, verify: bool) -> Iterator[Finding]:
         yield from _campaign(Layout(directory), verify=verify)
 
 
-def _checked(what: str, check: Callable[[], str], todo: str = "") -> Finding:
+def _checked(what: str, check: Callable[[], "str | Finding"], todo: str = "") -> Finding:
     try:
-        return Finding(what, True, check())
+        found = check()
+        return found if isinstance(found, Finding) else Finding(what, True, found)
     except (CampaignError, OSError) as error:
         hint = error.hint if isinstance(error, CampaignError) else None
         return Finding(what, False, str(error), "" if hint else todo)
@@ -169,12 +170,11 @@ def _status(layout: Layout) -> str:
     return "never run" if status is None else f"driver {status['driver']['state']}, {status['updated']}"
 
 
-def _ledger(layout: Layout) -> str:
+def _ledger(layout: Layout) -> str | Finding:
     """Compare the ledger with the stages; those that it calls done must be there."""
     from campaign.execution.commit import is_committed
-    from campaign.execution.disk import lost_stages
+    from campaign.execution.disk import lost_stages, unread_results
     from campaign.ledger import Ledger
-    from campaign.store import read_tables
 
     if not layout.ledger.exists():
         if layout.stages.exists():
@@ -185,14 +185,7 @@ def _ledger(layout: Layout) -> str:
     done = {stage_id for stage_id, state in states.items() if state == "done"}
     gone = sorted(stage_id for stage_id in done if not is_committed(layout, stage_id))
     plan = load_plan(layout.plan)
-    tables = read_tables(layout.store)
-    unread = set()
-    for calculation in plan.calculations:
-        runs = calculation.runs
-        results = {runs.stage_ids[stages[-1]] for stages in runs.stages}
-        table = tables.get(calculation.name)
-        unread |= results if table is None else results.difference(table.stage_ids())
-    lost = lost_stages(layout, plan.stages, done, unread)
+    lost = lost_stages(layout, plan.stages, done, unread_results(layout, plan))
     if not (gone or lost):
         return f"{plural(len(done), 'stage')} done, all there"
     told = []
@@ -202,7 +195,9 @@ def _ledger(layout: Layout) -> str:
             f"{'is' if len(gone) == 1 else 'are'} missing in {layout.stages}, such as {gone[0]}"
         )
     if not lost:
-        return f"{'; '.join(told)}; nothing needs {'it' if len(gone) == 1 else 'them'} any more"
+        them = "it" if len(gone) == 1 else "them"
+        again = f"`campaign retry gone` makes {them} again all the same"
+        return Finding("ledger", None, f"{'; '.join(told)}; nothing needs {them} any more", again)
     stateless = len(set(lost).difference(gone))
     if stateless:
         told.append(f"{plural(stateless, 'stage')} that unfinished ones go on from lack their restart file")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from campaign.execution.rebuild import Rebuilt
 
 FEW = 5
+FAILED = "failed"
+"""The group that `why` and `retry` still need: it goes only when it is named."""
 TELL_AFTER_S = 2.0
 
 
@@ -94,11 +96,13 @@ def collect(layout: Layout, only: list[str], *, yes: bool, as_json: bool) -> Non
     for name in only:
         if name not in GROUPS:
             raise SpecError(f"there is no group {name!r}", hint=did_you_mean(name, list(GROUPS)))
-    names = only or [name for name in GROUPS if name != "failed"]
+    names = only or [name for name in GROUPS if name != FAILED]
     groups = collect_garbage(layout, names) if yes else find_garbage(layout, names)
     if as_json:
         _dump({"removed": yes, "groups": [_record(group) for group in groups]})
         return
+    if not (only or yes) and find_garbage(layout, [FAILED]):
+        err.print(f"kept: {GROUPS[FAILED]}; to remove them: --only {FAILED}", markup=False, style="dim")
     if not groups:
         out.print("nothing can go", markup=False)
         return
@@ -136,11 +140,6 @@ def _print_total(layout: Layout, groups: list["Group"], only: list[str], *, yes:
     if not yes:
         chosen = "".join(f" --only {name}" for name in only)
         out.print(f"to remove it: campaign gc {layout.root}{chosen} --yes", markup=False)
-    if not only:
-        out.print(
-            folded("what is left of failed stages stays unless asked for: --only failed", out.width, "  "),
-            markup=False,
-        )
 
 
 def _record(group: "Group") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from campaign.cli.app import err
 from campaign.cli.inspection import read_snapshot
-from campaign.cli.text import plural
+from campaign.cli.text import held_because, plural
 from campaign.document import did_you_mean
 from campaign.errors import BusyError, FailureClass, LedgerError, SpecError
 from campaign.layout import Layout
@@ -36,10 +36,6 @@ def request_retry(layout: Layout, what: list[str]) -> None:
     plan = load_plan(layout.plan)
     failed = _Failed(snapshot, plan)
     chosen: set[str] = set()
-    if GONE in what:
-        gone = _gone(layout, plan)
-        err.print(f"asked for {plural(len(gone), 'stage')} gone from the disk to be made again", markup=False)
-        write_request(layout, "retry", {"stages": sorted(gone)})
     for selector in what:
         if selector == GONE:
             continue
@@ -47,8 +43,11 @@ def request_retry(layout: Layout, what: list[str]) -> None:
         if not found:
             raise LedgerError(f"no failed run matches {selector!r}", where=str(layout.root), hint=failed.hint)
         chosen |= found
+    gone = _gone(layout, plan) if GONE in what else set()
+    write_request(layout, "retry", {"stages": sorted(chosen | gone)})
+    if gone:
+        err.print(f"asked for {plural(len(gone), 'stage')} gone from the disk to be made again", markup=False)
     if chosen:
-        write_request(layout, "retry", {"stages": sorted(chosen)})
         runs = failed.number_of_runs(chosen)
         err.print(
             f"asked for {plural(len(chosen), 'failed stage')} of {plural(runs, 'run')} to be tried again",
@@ -70,11 +69,8 @@ def _gone(layout: Layout, plan: Plan) -> set[str]:
         )
     with Ledger.open(layout, read_only=True) as ledger:
         states = ledger.states()
-    gone = {
-        stage_id
-        for stage_id in plan.stages
-        if states.get(stage_id) == "done" and not is_committed(layout, stage_id)
-    }
+    done = (stage_id for stage_id in plan.stages if states.get(stage_id) == "done")
+    gone = {stage_id for stage_id in done if not is_committed(layout, stage_id)}
     if not gone:
         raise LedgerError("no finished stage is gone from the disk", where=str(layout.root))
     return gone
@@ -139,7 +135,7 @@ class _Failed:
 
         conditions = conditions_of(self._plan)
         wanted = {conditions[run.result_stage] for run in runs}
-        held = {name for name in wanted if any(text.startswith(f"{name}: ") for text in self._held)}
+        held = {name for name in wanted if held_because(self._held, name)}
         return {stage for stage in self._failed if conditions.get(stage) in held}
 
 

@@ -106,17 +106,14 @@ def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":
 
 def _gone_from_disk(plan: "Plan", layout: Layout, done: set[str]) -> tuple[set[str], set[str]]:
     """Done stages without a directory; and those that the plan needs and that have to be made again."""
-    from campaign.execution.disk import lost_stages, stages_on_disk
+    from campaign.execution.disk import lost_stages, stages_on_disk, unread_results
 
     gone = done.difference(stages_on_disk(layout))
     unread: set[str] = set()
     for calculation in plan.calculations:
         unread |= gone.intersection(calculation.runs.result_stages)
     if unread:
-        from campaign.store import read_tables  # takes a second
-
-        for table in read_tables(layout.store).values():
-            unread.difference_update(table.stage_ids())
+        unread.intersection_update(unread_results(layout, plan))
     return gone, set(lost_stages(layout, plan.stages, done, unread))
 
 

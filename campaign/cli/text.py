@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -98,3 +98,9 @@ def remedy(layout: Layout, failure_class: str, what: str) -> tuple[str, str]:
         return advice, f"campaign run SPEC --dir {layout.root}"
     again = f"campaign run {layout.spec} --dir {layout.root}"
     return "try again", f"campaign retry '{what}' --dir {layout.root} && {again}"
+
+
+def held_because(held: Iterable[str], condition: str) -> str:
+    """Why a condition is held back, from what a snapshot says of ``held``; empty if it is not."""
+    reasons = (text.partition(f"{condition}: ") for text in held)
+    return next((reason for before, found, reason in reasons if found and not before), "")

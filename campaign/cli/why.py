@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.cli.app import out
-from campaign.cli.text import duration, folded, plural, remedy, with_error
+from campaign.cli.text import duration, folded, held_because, plural, remedy, with_error
 from campaign.errors import SpecError
 from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
@@ -212,8 +212,4 @@ def _held(layout: Layout, run: Run) -> str:
     """Why a run's condition is held back; empty if it is not."""
     from campaign.execution.schedule import condition_of
 
-    name = condition_of(run)
-    for text in (read_status(layout.status) or {}).get("held", []):
-        if text.startswith(f"{name}: "):
-            return str(text.removeprefix(f"{name}: "))
-    return ""
+    return held_because((read_status(layout.status) or {}).get("held", []), condition_of(run))

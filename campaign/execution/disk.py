@@ -26,7 +26,7 @@ from campaign.execution.commit import (
 )
 from campaign.layout import Layout
 from campaign.quantities import digest
-from campaign.runs import StageTable
+from campaign.runs import Plan, StageTable
 
 SYNC_EVERY = 500
 """Stages that share one sync of the file system when something of them is removed."""
@@ -134,6 +134,27 @@ def has_state(layout: Layout, stage_id: str, engine: str | None) -> bool:
     """
     name = None if engine is None else state_file(engine)
     return name is None or (layout.stage(stage_id) / name).exists()
+
+
+def unread_results(layout: Layout, plan: Plan) -> list[str]:
+    """Find the results of the plan that the store lacks, in the order of the plan.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read.
+    """
+    from campaign.store import read_tables  # takes a second
+
+    tables = read_tables(layout.store)
+    found: dict[str, None] = {}
+    for calculation in plan.calculations:
+        table = tables.get(calculation.name)
+        stored = set() if table is None else set(table.stage_ids())
+        found |= dict.fromkeys(
+            stage_id for stage_id in calculation.runs.result_stages if stage_id not in stored
+        )
+    return list(found)
 
 
 def lost_stages(layout: Layout, stages: StageTable, done: Container[str], unread: Iterable[str]) -> list[str]:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from campaign.errors import FailureClass
 from campaign.execution.commit import is_committed
-from campaign.execution.disk import lost_stages, remove
+from campaign.execution.disk import lost_stages, remove, unread_results
 from campaign.execution.requests import read_requests
 from campaign.execution.segments import discard_segments, work_of
 from campaign.layout import Layout
 from campaign.ledger import Ledger, State
 from campaign.plan import Plan
-from campaign.store import read_tables
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +51,16 @@ def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger) -> Settled:
             if request.kind == "retry":
                 wanted = request.payload.get("stages", ())
                 again += retry(layout, ledger, wanted)
-                ledger.forget(
-                    stage_id
-                    for stage_id in wanted
-                    if ledger.state(stage_id) == "done" and not is_committed(layout, stage_id)
-                )
+                gone = [item for item in wanted if ledger.state(item) == "done"]
+                _make_again(layout, ledger, [item for item in gone if not is_committed(layout, item)])
         states = ledger.states()
         new = [stage_id for stage_id in plan.stages if stage_id not in states]
         ledger.register(plan.stages[stage_id] for stage_id in new)
         states |= dict.fromkeys(new, "pending")
-        unread = _unread(layout, plan)
-        lost = _forget_the_lost(layout, plan, ledger, states, unread)
+        unread = unread_results(layout, plan)
+        done = {stage_id for stage_id, state in states.items() if state == "done"}
+        lost = lost_stages(layout, plan.stages, done, unread)
+        _make_again(layout, ledger, lost)
         states |= dict.fromkeys(lost, "pending")
     for request in waiting:
         request.path.unlink(missing_ok=True)
@@ -76,17 +74,12 @@ def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger) -> Settled:
     )
 
 
-def _forget_the_lost(
-    layout: Layout, plan: Plan, ledger: Ledger, states: Mapping[str, State], unread: Sequence[str]
-) -> list[str]:
-    """Set finished stages that are needed and gone from the disk back to pending; return them."""
-    done = {stage_id for stage_id, state in states.items() if state == "done"}
-    lost = lost_stages(layout, plan.stages, done, unread)
-    if lost:
-        logger.warning("%d finished stages are gone from the disk and are made again", len(lost))
-        remove(layout, [layout.stage(stage_id) for stage_id in lost])  # what is left
-        ledger.forget(lost)
-    return lost
+def _make_again(layout: Layout, ledger: Ledger, gone: Sequence[str]) -> None:
+    """Set finished stages that are gone from the disk back to pending, and what is left of them away."""
+    if gone:
+        logger.warning("%d finished stages are gone from the disk and are made again", len(gone))
+        remove(layout, [layout.stage(stage_id) for stage_id in gone])
+        ledger.forget(gone)
 
 
 def retry(layout: Layout, ledger: Ledger, stage_ids: Iterable[str]) -> list[str]:
@@ -97,16 +90,3 @@ def retry(layout: Layout, ledger: Ledger, stage_ids: Iterable[str]) -> list[str]
         if failed[stage_id].failure_class == FailureClass.PHYSICS:
             discard_segments(layout, stage_id)
     return again
-
-
-def _unread(layout: Layout, plan: Plan) -> list[str]:
-    """Find the results of the plan that the store lacks, in the order of the plan."""
-    tables = read_tables(layout.store)
-    found: dict[str, None] = {}
-    for calculation in plan.calculations:
-        table = tables.get(calculation.name)
-        stored = set() if table is None else set(table.stage_ids())
-        found |= dict.fromkeys(
-            stage_id for stage_id in calculation.runs.result_stages if stage_id not in stored
-        )
-    return list(found)

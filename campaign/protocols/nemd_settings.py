@@ -10,7 +10,7 @@ from campaign.engines.base import get_engine
 from campaign.errors import SpecError
 from campaign.potentials import get_potential
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
-from campaign.quantities import Duration, DurationOrNone, Settings, Temperature, TemperatureOffset, Timestep
+from campaign.quantities import Duration, DurationOrZero, Settings, Temperature, TemperatureOffset, Timestep
 from campaign.structures.layers import (
     ELEMENTS,
     BuildSettings,
@@ -62,7 +62,7 @@ class NemdSettings(Settings):
     barostat_damping_fs: Annotated[float, Field(ge=10, le=1e6)] = Field(
         default=500.0, description="Damping time of the barostat, in fs (1000 steps of 0.5 fs)."
     )
-    preheat_ps: DurationOrNone = Field(
+    preheat_ps: DurationOrZero = Field(
         default=0.0,
         description="Time in which each side is brought to a temperature of its own before heat flows, "
         "in ps; 0 (the paper) starts both sides at the mean temperature.",
@@ -72,7 +72,7 @@ class NemdSettings(Settings):
         description="Temperatures of the preheated sides: temperature +- this part of the bath's offset. "
         "Layers forget their start slowly, so it should be close to the steady profile.",
     )
-    build_up_ps: DurationOrNone = Field(
+    build_up_ps: DurationOrZero = Field(
         default=1250.0, description="Heat flow that is left out of all averages, in ps."
     )
     production_ps: Duration = Field(

@@ -23,6 +23,8 @@ MAX_CONDITIONS = 40
 MAX_PANELS = 12
 MANY_DOTS = 1000
 """More runs of a condition than these are drawn as one picture."""
+MAX_LINES = 100
+"""Of more runs of a condition than these, only some are drawn as lines."""
 
 FORWARD, BACKWARD, POOLED, PUBLISHED = "#d1495b", "#2f7fc1", "#8a63c4", "#c98a00"
 _INK = "#010203"
@@ -184,10 +186,11 @@ def profiles(ensemble: Ensemble) -> Picture | None:
         _profile(axes, condition)
     _outer_label(panels, "layer temperature (K)")
     caption = (
-        "Temperature of each layer, from the bottom: thin lines are single runs, points the mean over runs "
-        "with its standard error between runs. The arrow marks the jump between the two layers at the "
-        "interface (dashed); the number is the mean jump with its standard error between runs. Shaded: "
-        "layers of the source (red) and of the sink (blue); frozen layers are not shown."
+        "Temperature of each layer, from the bottom: thin lines are single runs (of more than "
+        f"{MAX_LINES}, some evenly spread), points the mean over all runs with its standard error between "
+        "runs. The arrow marks the jump between the two layers at the interface (dashed); the number is the "
+        "mean jump with its standard error between runs. Shaded: layers of the source (red) and of the sink "
+        "(blue); frozen layers are not shown."
     )
     return Picture("Layer temperature profiles", _svg(figure), caption)
 
@@ -198,7 +201,7 @@ def _profile(axes: Any, condition: Condition) -> None:
     layers = np.flatnonzero(np.isfinite(temperatures).any(axis=0))
     layers = layers[layers >= first]
     colour = _colour(condition)
-    axes.plot(layers, temperatures[:, layers].T, "-", lw=0.6, color=colour, alpha=0.35)
+    axes.plot(layers, temperatures[_some(len(temperatures)), layers].T, "-", lw=0.6, color=colour, alpha=0.35)
     mean, n = np.nanmean(temperatures, axis=0), temperatures.shape[0]
     error = np.nanstd(temperatures[:, layers], axis=0, ddof=1) / math.sqrt(n) if n > 1 else None
     axes.errorbar(layers, mean[layers], yerr=error, fmt="o", ms=4, lw=1.2, color=colour, capsize=2)
@@ -243,7 +246,7 @@ def energies(ensemble: Ensemble) -> Picture | None:
     for index, condition in enumerate(conditions):
         top = grid[2 * (index // columns), index % columns]
         bottom = grid[2 * (index // columns) + 1, index % columns]
-        used = condition.used
+        used = condition.used.isel({RUN: _some(condition.used.sizes[RUN])})
         time = used["elapsed_time"].transpose("sample", RUN).values
         source = used["source_energy"].transpose("sample", RUN).values
         sink = used["sink_energy"].transpose("sample", RUN).values
@@ -270,7 +273,7 @@ def energies(ensemble: Ensemble) -> Picture | None:
         "Energy that the source has put into each run, and that the sink has taken out (sign changed): in "
         "balance the two lines of a run are parallel. Below, source plus sink: the energy that stays in the "
         "system. The time starts with the heat flow; shaded: build-up, left out of all averages. "
-        "One line for each run, no error bars."
+        f"One line for each run (of more than {MAX_LINES} runs, some evenly spread), no error bars."
     )
     return Picture("Cumulative thermostat energies", _svg(figure), caption)
 
@@ -293,6 +296,11 @@ def _colour(condition: Condition) -> str:
 def _jitter(n: int) -> Any:
     """Offsets that keep equal values apart; the same every time."""
     return ((np.arange(n) * 0.618034) % 1 - 0.5) * 0.5
+
+
+def _some(n: int) -> slice:
+    """Choose runs that are drawn as lines: all, or some evenly spread."""
+    return slice(None, None, math.ceil(n / MAX_LINES))
 
 
 def _columns(n: int) -> int:
