@@ -25,13 +25,13 @@ LONG_S = 900.0
 PLUGIN = Path(__file__).parent / "standin"
 
 DRIVE = """
-import signal
-import sys
-from pathlib import Path
-from tests.standin_campaign import plan_of
-from campaign.execution import driver
+if __name__ == "__main__":  # workers read this file too, and need nothing of it
+    import signal
+    import sys
+    from pathlib import Path
+    from tests.standin_campaign import plan_of
+    from campaign.execution import driver
 
-if __name__ == "__main__":
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
     root, workers, driver.HEARTBEAT_S = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     plan, stages = plan_of(root.parent / "spec.yaml")
