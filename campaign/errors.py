@@ -29,6 +29,10 @@ class FailureClass(StrEnum):
     PHYSICS = "physics"
     RESOURCE = "resource"
     TRANSIENT = "transient"
+    WALLTIME = "walltime"
+    PREEMPTED = "preempted"
+    NODE_FAILURE = "node failure"
+    JOB_CANCELLED = "job cancelled"
     CANCELLED = "cancelled"
     INTERNAL = "internal"
 
@@ -139,6 +143,12 @@ class EngineTimeoutError(TransientError):
     """An engine made no progress for longer than allowed."""
 
     failure_class = FailureClass.TIMEOUT
+
+
+class WalltimeError(TransientError):
+    """The job in which an attempt runs is about to end."""
+
+    failure_class = FailureClass.WALLTIME
 
 
 class CancelledAttemptError(CampaignError):

@@ -68,6 +68,11 @@ class Layout:
         return self.root / "attempts"
 
     @property
+    def jobs(self) -> Path:
+        """Output of the jobs of a cluster, and the keys of their connections; readable by the user only."""
+        return self.root / "jobs"
+
+    @property
     def store(self) -> Path:
         """Zarr results."""
         return self.root / "results.zarr"

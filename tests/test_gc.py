@@ -157,7 +157,7 @@ def test_a_running_attempt_of_another_process_is_no_leftover(
         ledger.acquire(Holder.this_process())
         ledger.retry(ledger.failed())
         failed = next(stage_id for stage_id, state in ledger.states().items() if state == "pending")
-        (attempt,) = ledger.begin([(failed, "slot")])
+        (attempt,) = ledger.begin([(failed, "slot", None)])
     shutil.rmtree(layout.attempts)
     layout.attempt(attempt).mkdir(parents=True)
     assert numbers(layout)["leftovers"] == 1

@@ -22,6 +22,7 @@ LADDER = (
     ("fields",),
     ("axes",),
     ("spec",),
+    ("site",),
     ("columns",),
     ("runs",),
     ("plan_file",),

@@ -47,7 +47,7 @@ def ledger(layout: Layout) -> Ledger:
 
 
 def test_registering_again_keeps_states(ledger: Ledger) -> None:
-    (attempt,) = ledger.begin([(STAGES[0], "slot")])
+    (attempt,) = ledger.begin([(STAGES[0], "slot", None)])
     ledger.commit(attempt)
     ledger.register(map(stage, STAGES))
     assert ledger.state(STAGES[0]) == "done"
@@ -55,7 +55,7 @@ def test_registering_again_keeps_states(ledger: Ledger) -> None:
 
 
 def test_an_attempt_is_on_record_before_it_ends_and_tells_how(ledger: Ledger, layout: Layout) -> None:
-    (attempt,) = ledger.begin([(STAGES[0], "tcp://here")])
+    (attempt,) = ledger.begin([(STAGES[0], "tcp://here", None)])
     ledger.started(attempt, "node7", 42, "2026-01-01T00:00:00.000+00:00")
     with Ledger.open(layout, read_only=True) as reader:
         (found,) = reader.attempts(STAGES[0])
@@ -80,7 +80,7 @@ def test_an_attempt_is_on_record_before_it_ends_and_tells_how(ledger: Ledger, la
 def test_a_transaction_is_all_or_nothing(ledger: Ledger) -> None:
     def write_and_fail() -> None:
         with ledger.transaction():
-            ledger.begin([(STAGES[0], "slot")])
+            ledger.begin([(STAGES[0], "slot", None)])
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -91,8 +91,8 @@ def test_a_transaction_is_all_or_nothing(ledger: Ledger) -> None:
 
 def test_reconcile_settles_only_what_was_running_and_costs_no_budget(ledger: Ledger, layout: Layout) -> None:
     done, lost, failed, _ = STAGES
-    ledger.begin([(done, "a"), (lost, "b")])
-    (attempt,) = ledger.begin([(failed, "c")])
+    ledger.begin([(done, "a", None), (lost, "b", None)])
+    (attempt,) = ledger.begin([(failed, "c", None)])
     ledger.fail(attempt, FailureClass.BAD_INPUT, "no", again=False)
     asked: list[str] = []
 
@@ -115,10 +115,10 @@ def test_reconcile_settles_only_what_was_running_and_costs_no_budget(ledger: Led
 def test_retry_forgives_and_touches_only_failed_stages(ledger: Ledger) -> None:
     first, second, *_ = STAGES
     for _ in range(3):
-        (attempt,) = ledger.begin([(first, "slot")])
+        (attempt,) = ledger.begin([(first, "slot", None)])
         ledger.fail(attempt, FailureClass.TIMEOUT, "silent", again=True)
     assert ledger.failures(first) == {"timeout": 3}
-    (attempt,) = ledger.begin([(first, "slot")])
+    (attempt,) = ledger.begin([(first, "slot", None)])
     ledger.fail(attempt, FailureClass.TIMEOUT, "silent", again=False)
     assert ledger.retry([first, second, "unknown"]) == [first]
     assert ledger.state(first) == "pending"
@@ -127,7 +127,7 @@ def test_retry_forgives_and_touches_only_failed_stages(ledger: Ledger) -> None:
 
 
 def test_speed_is_atom_steps_over_the_wall_time_of_what_was_committed(ledger: Ledger) -> None:
-    first, second, third = ledger.begin([(stage_id, "slot") for stage_id in STAGES[:3]])
+    first, second, third = ledger.begin([(stage_id, "slot", None) for stage_id in STAGES[:3]])
     ledger.commit(first, Ending(wall_s=1.0, segments=1, steps=100))
     assert ledger.speeds() == {("standin", "lj"): 10 * 100 / 1.0}
     ledger.progressed(second, Ending(wall_s=3.0, segments=2, steps=60))  # a pilot that goes on
@@ -141,7 +141,7 @@ def test_a_driver_that_lost_the_campaign_cannot_write(ledger: Ledger, layout: La
     with Ledger.open(layout) as thief:
         thief.acquire(Holder.this_process())
         for write in (
-            lambda: ledger.begin([(STAGES[0], "slot")]),
+            lambda: ledger.begin([(STAGES[0], "slot", None)]),
             lambda: ledger.register([]),
             lambda: ledger.retry([]),
             ledger.heartbeat,
@@ -274,9 +274,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin(self, stage_id: str) -> None:
         if self.states[stage_id] != "pending":
             with pytest.raises(LedgerError):
-                self.ledger.begin([(stage_id, "slot")])
+                self.ledger.begin([(stage_id, "slot", None)])
             return
-        (attempt,) = self.ledger.begin([(stage_id, "slot")])
+        (attempt,) = self.ledger.begin([(stage_id, "slot", None)])
         self.states[stage_id], self.running[stage_id] = "running", attempt
         self.attempts[stage_id] += 1
 

@@ -265,9 +265,9 @@ def test_attempts_of_the_ledger_are_counted(tmp_path: Path) -> None:
     with Ledger.open(layout) as ledger:
         ledger.acquire(Holder.this_process())
         ledger.register([StageSummary("ab" * 16, "build", "nemd", None, (), 1, 0, None, 1, {})])
-        (attempt,) = ledger.begin([("ab" * 16, "slot")])
+        (attempt,) = ledger.begin([("ab" * 16, "slot", None)])
         ledger.fail(attempt, FailureClass.PHYSICS, "broke", again=True)
-        ledger.begin([("ab" * 16, "slot")])
+        ledger.begin([("ab" * 16, "slot", None)])
     assert "1 failed (physics), 1 running (all that the ledger has)" in read(write_report(tmp_path)).text
 
 

@@ -54,6 +54,14 @@ DirectoryOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+SiteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--site",
+        help="A cluster: the name of one of your sites, or a site file. Default: this machine.",
+        show_default=False,
+    ),
+]
 YesOption = Annotated[
     bool, typer.Option("--yes", "-y", help="Go on without asking, also beyond the stated limits.")
 ]
@@ -181,7 +189,10 @@ def run(  # noqa: PLR0917 - one parameter for each option
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time; default: cores / threads.", show_default=False)
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each run; default: 1.", show_default=False)
+    ] = None,
+    site: SiteOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     yes: YesOption = False,
     json_: JsonOption = False,
@@ -190,19 +201,22 @@ def run(  # noqa: PLR0917 - one parameter for each option
 
     Runs what is missing, then shows the result and writes the report.
     """
-    from campaign.cli.run import run_spec
+    from campaign.cli.run import Options, run_spec
     from campaign.cli.specs import plan_spec
 
+    if site is not None and (workers or threads):
+        raise SpecError("--workers and --threads are for this machine", hint="the site says both")
     if dry_run:
         plan_spec(spec, directory, yes=yes, as_json=json_)
         return
     cores = len(os.sched_getaffinity(0))
-    if (workers or 1) * threads > cores:
+    if (workers or 1) * (threads or 1) > cores:
         from campaign.cli.text import plural
 
-        what = f"{plural(workers or 1, 'worker')} of {plural(threads, 'thread')}"
+        what = f"{plural(workers or 1, 'worker')} of {plural(threads or 1, 'thread')}"
         err.print(f"campaign: {what} on {plural(cores, 'core')}: slow", style="yellow", markup=False)
-    raise typer.Exit(run_spec(spec, directory, workers=workers, threads=threads, yes=yes, as_json=json_))
+    options = Options(workers=workers, threads=threads or 1, site=site, yes=yes, as_json=json_)
+    raise typer.Exit(run_spec(spec, directory, options))
 
 
 @app.command()

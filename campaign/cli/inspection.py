@@ -13,7 +13,7 @@ from rich.text import Text
 
 from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, render
-from campaign.cli.text import ago, duration, folded, plural, remedy
+from campaign.cli.text import ago, duration, folded, jobs_line, plural, remedy, run_again
 from campaign.cli.why import show_why
 from campaign.errors import LedgerError
 from campaign.layout import Layout
@@ -46,7 +46,7 @@ def driver_line(layout: Layout, snapshot: dict[str, Any], *, alive: bool) -> str
     """Who drives the campaign, or how and when the last driver ended; ``alive``: one on this host does."""
     driver = snapshot["driver"]
     age = (datetime.now(UTC) - datetime.fromisoformat(snapshot["updated"])).total_seconds()
-    go_on = f"\nto go on: campaign run {layout.spec} --dir {layout.root}"
+    go_on = f"\nto go on: {run_again(layout)}"
     if driver["state"] not in DRIVING:
         if alive:
             return "a driver is starting"
@@ -75,6 +75,9 @@ def show_status(layout: Layout, *, as_json: bool) -> None:
     plan = load_plan(layout.plan)
     out.print(f"{plan.campaign} in {layout.root}", style="bold", markup=False)
     out.print(driver_line(layout, snapshot, alive=alive), markup=False)
+    jobs = jobs_line(snapshot)
+    if jobs and (alive or elsewhere):
+        out.print(folded(jobs, out.width, "  "), markup=False)
     for calculation in plan.calculations:
         # A calculation that the last driver did not know, of a spec that is being started just now.
         states = snapshot["states"].get(calculation.name, "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaign.cli.app import err, out
 from campaign.cli.specs import byte_text
-from campaign.cli.text import duration, folded, make_table, plural
+from campaign.cli.text import duration, folded, make_table, plural, run_again
 from campaign.document import did_you_mean
 from campaign.errors import ExitCode, SpecError
 from campaign.layout import Layout
@@ -78,7 +78,7 @@ def _print_rebuilt(layout: Layout, rebuilt: "Rebuilt") -> None:
         say(f"what was there before is in {rebuilt.aside} until `campaign gc`")
     say("the history of failed attempts is lost; what had failed is pending again")
     if any(counts["done"] < counts["total"] for counts in rebuilt.counts.values()):
-        out.print(f"next: campaign run {layout.spec} --dir {layout.root}", markup=False)
+        out.print(f"next: {run_again(layout)}", markup=False)
 
 
 def collect(layout: Layout, only: list[str], *, yes: bool, as_json: bool) -> None:

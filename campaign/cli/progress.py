@@ -13,7 +13,7 @@ from rich.text import Text
 
 from campaign.cli.app import err
 from campaign.cli.grid import counts_text
-from campaign.cli.text import duration, folded, plural
+from campaign.cli.text import duration, folded, jobs_line, plural
 from campaign.runs import Plan
 
 LINE_EVERY_S = 10.0
@@ -99,10 +99,11 @@ class _Lines:
         steps = ", ".join(
             f"{stage['steps_done']}/{stage['steps_total']}"
             for stage in list(snapshot["running"].values())[:4]
-            if stage.get("steps_total")
+            if stage.get("steps_total") and stage.get("steps_done") is not None
         )
         at = f", at step {steps}" if steps else ""
-        self.last = f"{headline(snapshot).plain}{speed}{at}"
+        jobs = jobs_line(snapshot)
+        self.last = f"{headline(snapshot).plain}{speed}{at}{f'; {jobs}' if jobs else ''}"
         err.print(self.last, markup=False)
 
 
@@ -172,7 +173,8 @@ def panel(snapshot: dict[str, Any], names: Names, width: int) -> Group:
         table.add_row(*(Text(cell) for cell in row[:columns]))
     if len(snapshot["running"]) > MOST_RUNNING:
         table.add_row("", f"and {len(snapshot['running']) - MOST_RUNNING} more")
-    return Group(headline(snapshot), table)
+    jobs = jobs_line(snapshot)
+    return Group(headline(snapshot), *([Text(folded(jobs, width, "  "))] if jobs else []), table)
 
 
 def _width(rows: list[tuple[str, str, str, str]], columns: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from campaign.cli.app import err
 from campaign.cli.inspection import read_snapshot
-from campaign.cli.text import held_because, plural
+from campaign.cli.text import held_because, plural, run_again
 from campaign.document import did_you_mean
 from campaign.errors import BusyError, FailureClass, LedgerError, SpecError
 from campaign.layout import Layout
@@ -54,7 +54,7 @@ def request_retry(layout: Layout, what: list[str]) -> None:
             markup=False,
         )
     if not driver_is_alive(layout):
-        err.print(f"next: campaign run {layout.spec} --dir {layout.root}", markup=False)
+        err.print(f"next: {run_again(layout)}", markup=False)
 
 
 def _gone(layout: Layout, plan: Plan) -> set[str]:

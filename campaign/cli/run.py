@@ -5,7 +5,9 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from campaign.cli.app import err, out
 from campaign.cli.directory import check_directory, claim_directory
@@ -14,6 +16,9 @@ from campaign.cli.specs import against_directory, news
 from campaign.cli.text import folded, plural
 from campaign.errors import ExitCode
 from campaign.layout import Layout
+
+if TYPE_CHECKING:
+    from campaign.plan import Plan
 
 
 @contextmanager
@@ -35,25 +40,34 @@ def driver_log(layout: Layout) -> Iterator[None]:
         handler.close()
 
 
-def run_spec(
-    spec_path: Path, directory: Path | None, *, workers: int | None, threads: int, yes: bool, as_json: bool
-) -> int:
+@dataclass(frozen=True)
+class Options:
+    """Where and how ``campaign run`` runs: on this machine or a site (its name or file)."""
+
+    workers: int | None
+    threads: int
+    site: str | None
+    yes: bool
+    as_json: bool
+
+
+def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     """Run what is missing of a spec; return the exit code."""
-    from campaign.engines.base import get_engine
     from campaign.execution.lock import DriverLock
+    from campaign.site import find_site
     from campaign.spec import load_spec
     from campaign.unchanged import plan_or_reuse
 
+    site = None if options.site is None else find_site(options.site)
     spec = load_spec(spec_path)
     layout = Layout(directory or Path("campaigns") / spec.campaign)
-    plan, stages = plan_or_reuse(spec, layout.plan, allow_large=yes)
+    plan, stages = plan_or_reuse(spec, layout.plan, allow_large=options.yes)
     check_directory(layout, plan.campaign)
     if layout.lock.exists():
         with DriverLock(layout.lock):  # refused before anything is said; the driver takes it again
             pass
-    for engine in sorted({common.engine for common in plan.stages.classes if common.engine}):
-        info = get_engine(engine).check()
-        err.print(f"{info.name} {info.version} on {info.device}", markup=False, style="dim")
+    if site is None:
+        _check_engines(plan)
     claim_directory(layout, plan.campaign)
     runs = sum(len(calculation.runs) for calculation in plan.calculations)
     err.print(f"{plan.campaign}: {plural(runs, 'run')} in {layout.root}", markup=False)
@@ -69,14 +83,17 @@ def run_spec(
             plan,
             stages,
             spec_text=spec.text,
-            workers=workers,
-            threads=threads,
+            workers=options.workers,
+            threads=options.threads,
+            site=site,
             on_snapshot=watch,
         )
-    conclude(layout, as_json=as_json)
+    conclude(layout, as_json=options.as_json)
     if result.interrupted:
         err.print(
-            f"stopped; the same command goes on: campaign run {spec_path} --dir {layout.root}", markup=False
+            f"stopped; the same command goes on: campaign run {spec_path} --dir {layout.root}"
+            + ("" if options.site is None else f" --site {options.site}"),
+            markup=False,
         )
         return ExitCode.INTERRUPTED
     if result.failed:
@@ -89,6 +106,15 @@ def run_spec(
             err.print(folded(f"held back: {name}: {reason}", err.width, "  "), style="red", markup=False)
         return ExitCode.FAILED_RUNS
     return ExitCode.OK
+
+
+def _check_engines(plan: "Plan") -> None:
+    """Start each engine once, before anything is spent. On a site the first attempt of each job does it."""
+    from campaign.engines.base import get_engine
+
+    for engine in sorted({common.engine for common in plan.stages.classes if common.engine}):
+        info = get_engine(engine).check()
+        err.print(f"{info.name} {info.version} on {info.device}", markup=False, style="dim")
 
 
 def conclude(layout: Layout, *, as_json: bool) -> None:

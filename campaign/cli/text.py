@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from campaign.errors import FailureClass
 from campaign.layout import Layout
+from campaign.plan_file import read_status
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -96,11 +98,26 @@ def remedy(layout: Layout, failure_class: str, what: str) -> tuple[str, str]:
             f"the same settings fail again; {FUTILE[FailureClass(failure_class)]} in your spec, then run it"
         )
         return advice, f"campaign run SPEC --dir {layout.root}"
-    again = f"campaign run {layout.spec} --dir {layout.root}"
-    return "try again", f"campaign retry '{what}' --dir {layout.root} && {again}"
+    return "try again", f"campaign retry '{what}' --dir {layout.root} && {run_again(layout)}"
+
+
+def run_again(layout: Layout) -> str:
+    """Command that goes on with a campaign where its last driver ran it."""
+    site = ((read_status(layout.status) or {}).get("driver") or {}).get("site")
+    return f"campaign run {layout.spec} --dir {layout.root}" + (f" --site {site}" if site else "")
 
 
 def held_because(held: Iterable[str], condition: str) -> str:
     """Why a condition is held back, from what a snapshot says of ``held``; empty if it is not."""
     reasons = (text.partition(f"{condition}: ") for text in held)
     return next((reason for before, found, reason in reasons if found and not before), "")
+
+
+def jobs_line(snapshot: Mapping[str, Any]) -> str:
+    """Tell what a driver has on a cluster and waits for; empty where it runs on its own machine."""
+    cluster = snapshot.get("cluster")
+    if not cluster:
+        return ""
+    jobs = cluster["jobs"]
+    counts = f"{plural(jobs['running'], 'job')} running, {jobs['waiting']} waiting"
+    return "; ".join((f"on {cluster['site']}: {counts}", *cluster["said"]))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from campaign.cli.app import out
-from campaign.cli.text import duration, folded, held_because, plural, remedy, with_error
-from campaign.errors import SpecError
+from campaign.cli.text import duration, folded, held_because, plural, remedy, run_again, with_error
+from campaign.errors import FailureClass, SpecError
 from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
@@ -170,7 +170,8 @@ def _print_stage(stage: dict[str, Any]) -> None:
     for attempt in stage["attempts"]:
         took = "" if attempt["wall_s"] is None else f", {duration(attempt['wall_s'])}"
         _line(
-            f"  attempt {attempt['id']}: {attempt['state']} on {attempt['host'] or '?'}{took}"
+            f"  attempt {attempt['id']}: {_ended(attempt)} on {attempt['host'] or '?'}"
+            f"{f' in job {job}' if (job := attempt['job']) else ''}{took}"
             f"{_work(attempt, stage['atoms'])}",
             indent="    ",
         )
@@ -181,6 +182,12 @@ def _print_stage(stage: dict[str, Any]) -> None:
     if stage["state"] != "done":
         for line in stage["log"]:
             out.print(f"  | {line}", markup=False, style="dim")
+
+
+def _ended(attempt: dict[str, Any]) -> str:
+    """State of an attempt; one that its job's end cut short did its part."""
+    handed_over = attempt["failure_class"] == FailureClass.WALLTIME and attempt["segments"]
+    return "went on in another job" if handed_over else str(attempt["state"])
 
 
 def _work(attempt: dict[str, Any], atoms: int) -> str:
@@ -205,7 +212,7 @@ def _next(layout: Layout, run: Run, stages: list[dict[str, Any]]) -> tuple[str, 
         return f"it is held back ({held}); try again", f"campaign retry '{run.id}' --dir {layout.root}"
     if driver_is_alive(layout):
         return "see how far it is", f"campaign status {layout.root}"
-    return "go on", f"campaign run {layout.spec} --dir {layout.root}"
+    return "go on", run_again(layout)
 
 
 def _held(layout: Layout, run: Run) -> str:

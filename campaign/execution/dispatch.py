@@ -6,16 +6,18 @@ dying worker would be computed again.
 
 import contextlib
 import logging
+import math
 import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from campaign.engines.base import Progress
-from campaign.errors import FailureClass, ResourceError
-from campaign.execution.cluster import Cluster
+from campaign.errors import FailureClass
+from campaign.execution.cluster import Cluster, Kind, Slot
 from campaign.execution.worker import AttemptOutcome, AttemptRequest, run_attempts
 from campaign.ledger import Ending
 from campaign.protocols.base import Stage
@@ -28,9 +30,6 @@ RESULT_TIMEOUT_S = 30.0
 MISSING_SLOT_S = 5.0
 """A task whose worker is gone for so long, without an answer, is lost."""
 
-NO_SLOT_S = 120.0
-"""Without any worker for so long there will be none."""
-
 
 @dataclass
 class Flight:
@@ -42,7 +41,7 @@ class Flight:
     attempt_id: str
     stage_id: str
     stage: Stage
-    slot: str
+    slot: Slot
     submitted: str
     rate: float | None = None
     started: str | None = None
@@ -55,41 +54,67 @@ class Ticket:
     """One Dask task: its future and the attempts that travel in it."""
 
     future: Any
-    slot: str
+    slot: Slot
     flights: tuple[Flight, ...]
     missing_since: float | None = None
+
+
+Ended = tuple[Flight, AttemptOutcome]
+"""An attempt that is no longer in flight, and how it ended."""
 
 
 class Dispatcher:
     """Slots of a cluster and the tasks on them."""
 
-    def __init__(self, cluster: Cluster, root: Path, threads: int, segment_s: float) -> None:
+    def __init__(
+        self, cluster: Cluster, root: Path, *, threads_of: Callable[[Kind], int], segment_s: float
+    ) -> None:
         self._cluster = cluster
         self._root = root
-        self._threads = threads
+        self._threads_of = threads_of
         self._segment_s = segment_s
-        self._slots = set(cluster.slots())
+        self._slots = cluster.slots()
         self._tickets: dict[str, Ticket] = {}
+        self._lost: list[tuple[Ticket, float]] = []
         self._ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._last_slot = time.monotonic()
 
     def __bool__(self) -> bool:
         """Whether anything is in flight."""
-        return bool(self._tickets)
+        return bool(self._tickets or self._lost)
 
     @property
     def flights(self) -> Iterator[Flight]:
-        """All attempts in flight."""
-        return (flight for ticket in self._tickets.values() for flight in ticket.flights)
+        """All attempts in flight, and those whose end is not explained yet."""
+        tickets = [*self._tickets.values(), *(ticket for ticket, _ in self._lost)]
+        return (flight for ticket in tickets for flight in ticket.flights)
 
     @property
     def number_of_slots(self) -> int:
         """Slots that are alive, busy or free."""
         return len(self._slots)
 
-    def free_slots(self) -> list[str]:
-        """Slots without a task."""
-        return sorted(self._slots - {ticket.slot for ticket in self._tickets.values()})
+    def free_slots(self) -> dict[Kind, list[Slot]]:
+        """Slots without a task whose time is enough for a segment, by kind."""
+        busy = self._busy()
+        free: dict[Kind, list[Slot]] = {}
+        for address in sorted(self._slots.keys() - busy):
+            slot = self._slots[address]
+            if slot.left_s() >= self._segment_s or math.isinf(slot.until):
+                free.setdefault(slot.kind, []).append(slot)
+        return free
+
+    def _busy(self) -> set[str]:
+        return {ticket.slot.address for ticket in self._tickets.values()}
+
+    def request(self, ready: Mapping[Kind, int]) -> Mapping[str, str]:
+        """Ask for slots for what is ready, besides those in use; return what cannot be had, and why."""
+        wanted = Counter(ready)
+        wanted.update(ticket.slot.kind for ticket in self._tickets.values())
+        return self._cluster.request(wanted, self._busy())
+
+    def picture(self) -> Mapping[str, Any]:
+        """Describe the cluster, for the status."""
+        return self._cluster.picture()
 
     def submit(self, flights: Sequence[Flight]) -> None:
         """Send attempts, which share a slot, as one task; the first one's id is its key."""
@@ -99,7 +124,7 @@ class Dispatcher:
                 self._root,
                 item.attempt_id,
                 item.stage,
-                threads=self._threads,
+                threads=self._threads_of(slot.kind),
                 segment_s=self._segment_s,
                 rate=item.rate,
             )
@@ -109,7 +134,7 @@ class Dispatcher:
             run_attempts,
             requests,
             key=flights[0].attempt_id,
-            workers=[slot],
+            workers=[slot.address],
             allow_other_workers=False,
             pure=False,
             retries=0,
@@ -121,33 +146,46 @@ class Dispatcher:
         """End a `wait`; may be called in a signal handler."""
         self._ended.put(None)
 
-    def wait(self, timeout_s: float) -> list[Ticket]:
+    def collect(self, timeout_s: float) -> list[Ended]:
         """Wait until something ends, at most ``timeout_s``; return what ended, no longer in flight."""
         keys: list[str | None] = []
         with contextlib.suppress(queue.Empty):
             keys.append(self._ended.get(timeout=max(0.0, timeout_s)))
             while True:
                 keys.append(self._ended.get_nowait())
-        return [self._tickets.pop(key) for key in keys if key is not None and key in self._tickets]
+        ended: list[Ended] = []
+        for key in keys:
+            if key is not None and key in self._tickets:
+                ended += self._end(self._tickets.pop(key))
+        lost, self._lost = self._lost, []
+        for ticket, since in lost:
+            ended += self._explain(ticket, since)
+        return ended
 
-    def outcomes(self, ticket: Ticket) -> list[AttemptOutcome]:
-        """Take the outcomes of a task; a lost worker's are failures of that class."""
+    def _end(self, ticket: Ticket) -> list[Ended]:
+        """Take the outcomes of a task; those of a lost worker are told when it is known why it was lost."""
         from distributed import CancelledError, KilledWorker  # takes a second
 
         try:
             outcomes: list[AttemptOutcome] = ticket.future.result(timeout=RESULT_TIMEOUT_S)
         except (KilledWorker, CancelledError, TimeoutError) as error:
-            self._slots.discard(ticket.slot)
-            logger.warning("worker %s was lost (%s)", ticket.slot, type(error).__name__)
-            failure_class, message = FailureClass.LOST_WORKER, "the worker process died"
+            logger.warning("worker %s was lost (%s)", ticket.slot.address, type(error).__name__)
+            self._slots = {key: slot for key, slot in self._slots.items() if key != ticket.slot.address}
+            return self._explain(ticket, time.monotonic())
         except Exception as error:
             logger.exception("task %s ended without an outcome", ticket.future.key)
-            failure_class, message = FailureClass.INTERNAL, f"{type(error).__name__}: {error}"
-        else:
-            return outcomes
+            message = f"{type(error).__name__}: {error}"
+            return [(flight, failure(flight, FailureClass.INTERNAL, message)) for flight in ticket.flights]
         finally:
             ticket.future.release()
-        return [failure(flight, failure_class, message) for flight in ticket.flights]
+        return list(zip(ticket.flights, outcomes, strict=True))
+
+    def _explain(self, ticket: Ticket, since: float) -> list[Ended]:
+        loss = self._cluster.why_lost(ticket.slot, since)
+        if loss is None:
+            self._lost.append((ticket, since))
+            return []
+        return [(flight, failure(flight, loss.failure_class, loss.message)) for flight in ticket.flights]
 
     def refresh(self) -> None:
         """Look which workers are alive.
@@ -157,16 +195,12 @@ class Dispatcher:
         Raises
         ------
         ResourceError
-            No worker is left, and none came back.
+            No worker is left, and none will come.
         """
         now = time.monotonic()
-        self._slots = set(self._cluster.slots())
-        if self._slots:
-            self._last_slot = now
-        elif now - self._last_slot > NO_SLOT_S:
-            raise ResourceError("no worker process is left, and none came back")
+        self._slots = self._cluster.slots()
         for key, ticket in self._tickets.items():
-            if ticket.slot in self._slots or ticket.future.done():
+            if ticket.slot.address in self._slots or ticket.future.done():
                 ticket.missing_since = None
             elif ticket.missing_since is None:
                 ticket.missing_since = now

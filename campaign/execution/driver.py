@@ -11,13 +11,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from campaign.engines.base import get_engine
 from campaign.errors import FailureClass, LedgerError, ResourceError
-from campaign.execution.cluster import open_cluster
+from campaign.execution import jobs
+from campaign.execution.cluster import HERE, Cluster, Kind, open_workers
 from campaign.execution.commit import is_committed, manifest_sha256
 from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
@@ -29,9 +31,10 @@ from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, 
 from campaign.execution.worker import STARTED, STOP, AttemptOutcome
 from campaign.layout import Layout, write_atomic
 from campaign.ledger import Holder, Ledger, utc_now
-from campaign.plan import Plan
+from campaign.plan import Plan, StageSummary
 from campaign.plan_file import save_plan
 from campaign.protocols.base import Stage
+from campaign.site import NamedSite
 from campaign.store import Row, Store
 
 logger = logging.getLogger(__name__)
@@ -67,6 +70,7 @@ def run_campaign(
     workers: int | None = None,
     threads: int = 1,
     segment_s: float = SEGMENT_S,
+    site: NamedSite | None = None,
     on_snapshot: SnapshotWatcher | None = None,
 ) -> DriverResult:
     """Run what is missing of a plan in its directory, until nothing can be done or somebody asks to stop.
@@ -85,6 +89,8 @@ def run_campaign(
         Threads of an engine in one attempt.
     segment_s
         Time between two checkpoints of a long stage: the most of a run that can be lost.
+    site
+        A cluster on which attempts run; it decides on ``workers`` and ``threads``. None for this machine.
     on_snapshot
         Called about every second with what ``status.json`` holds.
 
@@ -97,7 +103,7 @@ def run_campaign(
     StoreError
         The store cannot be used.
     ResourceError
-        No worker starts.
+        No worker starts, or SLURM does not answer.
     """
     layout = Layout(root.resolve())
     layout.root.mkdir(parents=True, exist_ok=True)
@@ -108,12 +114,46 @@ def run_campaign(
         if spec_text is not None:
             write_atomic(layout.spec, spec_text)
         save_plan(plan, layout.plan)
-        driver = _Driver(layout, plan, stages, ledger, holder=holder, on_snapshot=on_snapshot)
+        place = _Place(workers, threads, segment_s, site)
+        driver = _Driver(layout, plan, stages, ledger, holder=holder, place=place, on_snapshot=on_snapshot)
         try:
-            return driver.run(workers, threads, segment_s)
+            return driver.run()
         finally:
             with contextlib.suppress(LedgerError, ResourceError):  # another driver's by now, or a full disk
                 ledger.release()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where attempts run: on a site, or on this machine with as many workers and threads."""
+
+    workers: int | None
+    threads: int
+    longest_segment_s: float
+    site: NamedSite | None
+
+    @property
+    def segment_s(self) -> float:
+        """Length of segments, which fit the jobs of a site."""
+        if self.site is None:
+            return self.longest_segment_s
+        return jobs.segment_s(self.site.site, self.longest_segment_s)
+
+    def threads_of(self, kind: Kind) -> int:
+        """Threads of an engine in a kind of slot."""
+        return self.threads if self.site is None else self.site.site.resources[kind.resource].threads
+
+    def kind_of(self, stage: StageSummary, out_of_memory: int) -> Kind:
+        """Kind of slot that a stage needs which so often had too little memory."""
+        if self.site is None:
+            return HERE
+        return Kind(self.site.site.resource_of(stage.kind), out_of_memory)
+
+    def open(self, layout: Layout, campaign: str, epoch: int) -> AbstractContextManager[Cluster]:
+        """Open the cluster."""
+        if self.site is None:
+            return open_workers(self.workers, self.threads)
+        return jobs.open_jobs(self.site, layout, campaign=campaign, epoch=epoch, needs_s=self.segment_s)
 
 
 class _Driver:
@@ -125,6 +165,7 @@ class _Driver:
         ledger: Ledger,
         *,
         holder: Holder,
+        place: _Place,
         on_snapshot: SnapshotWatcher | None,
     ) -> None:
         self._layout = layout
@@ -132,6 +173,7 @@ class _Driver:
         self._stages = stages
         self._ledger = ledger
         self._holder = holder
+        self._where = place
         self._on_snapshot = on_snapshot
 
         self._dispatcher: Dispatcher | None = None
@@ -142,7 +184,13 @@ class _Driver:
 
         past = settle_the_past(layout, plan, ledger)
         self._unread = past.unread
-        self._schedule = Schedule(plan.stages, past.states, conditions_of(plan))
+        self._out_of_memory = ledger.counted(FailureClass.OUT_OF_MEMORY)
+        self._schedule = Schedule(
+            plan.stages,
+            past.states,
+            conditions_of(plan),
+            lambda stage: place.kind_of(stage, self._out_of_memory[stage.id]),
+        )
         self._board = RunBoard(plan, self._schedule.states)
         self._failed = {
             stage_id: failure_entry(self._board, attempt)
@@ -161,7 +209,7 @@ class _Driver:
 
     # The loop
 
-    def run(self, workers: int | None, threads: int, segment_s: float) -> DriverResult:
+    def run(self) -> DriverResult:
         """Drive until nothing can be done any more, or until asked to stop."""
         finished = False
         with self._signals():
@@ -169,8 +217,14 @@ class _Driver:
             self._show("running")
             try:
                 if self._schedule.has_ready() and not self._stop_signals:
-                    with open_cluster(workers, threads) as cluster:
-                        self._dispatcher = Dispatcher(cluster, self._layout.root, threads, segment_s)
+                    epoch = self._ledger.epoch or 0
+                    with self._where.open(self._layout, self._plan.campaign, epoch) as cluster:
+                        self._dispatcher = Dispatcher(
+                            cluster,
+                            self._layout.root,
+                            threads_of=self._where.threads_of,
+                            segment_s=self._where.segment_s,
+                        )
                         self._loop(self._dispatcher)
                         if self._dispatcher:  # what did not end when it was asked to
                             self._dispatcher.kill()
@@ -231,13 +285,18 @@ class _Driver:
     # Placing work and recording how it ended
 
     def _place(self, dispatcher: Dispatcher) -> None:
-        free = dispatcher.free_slots()
-        batches = list(zip(self._schedule.take(len(free)), free, strict=False))
+        batches = [
+            pair
+            for kind, free in dispatcher.free_slots().items()
+            for pair in zip(self._schedule.take(len(free), kind), free, strict=False)
+        ]
         if not batches:
             return
         # Intent before act: the attempts are on record before anything can run.
         attempt_ids = iter(
-            self._ledger.begin((stage_id, slot) for batch, slot in batches for stage_id in batch)
+            self._ledger.begin(
+                (stage_id, slot.address, slot.job) for batch, slot in batches for stage_id in batch
+            )
         )
         now = utc_now()
         for batch, slot in batches:
@@ -258,14 +317,9 @@ class _Driver:
 
     def _collect(self, dispatcher: Dispatcher) -> None:
         """Wait for what ends, at most until the next tick, and record all of it in one commit."""
-        tickets = dispatcher.wait(self._last_tick + TICK_S - time.monotonic())
-        if not tickets:
+        ended = dispatcher.collect(self._last_tick + TICK_S - time.monotonic())
+        if not ended:
             return
-        ended = [
-            pair
-            for ticket in tickets
-            for pair in zip(ticket.flights, dispatcher.outcomes(ticket), strict=True)
-        ]
         with self._ledger.transaction():
             done = [flight.stage_id for flight, outcome in ended if self._record(flight, outcome)]
         self._store_rows(done)
@@ -308,6 +362,8 @@ class _Driver:
             log_tail=outcome.log_tail,
             ending=outcome.ending,
         )
+        if failure_class == FailureClass.OUT_OF_MEMORY and counted:
+            self._out_of_memory[stage_id] += 1
         logger.warning("attempt %s: %s: %s", flight.attempt_id, failure_class, outcome.message)
         if again:
             self._schedule.again(stage_id)
@@ -343,6 +399,10 @@ class _Driver:
             self._last_heartbeat = now
         self._apply_requests()
         dispatcher.refresh()
+        # Nothing more where everything is being stopped.
+        ready = self._schedule.ready() if self._stopping_since is None else {}
+        for resource, reason in dispatcher.request(ready).items():
+            self._schedule.hold(f"resource {resource}", reason)
         self._watch_attempts(dispatcher)
         if self._stopping_since is not None:
             self._ask_to_stop(dispatcher)
@@ -424,12 +484,14 @@ class _Driver:
                 "host": self._holder.host,
                 "epoch": self._ledger.epoch,
                 "state": state,
+                "site": None if self._where.site is None else self._where.site.name,
             },
             started=self._holder.since,
             board=self._board,
             running={flight.stage_id: running_entry(self._board, flight) for flight in flights},
             failed=self._failed,
             held=self._schedule.held,
+            cluster={} if self._dispatcher is None else self._dispatcher.picture(),
             time_left_s=self._time_left_s(flights),
         )
         write_snapshot(self._layout, picture)

@@ -4,16 +4,21 @@ All of it is in memory and follows from the plan and the ledger.
 """
 
 import heapq
+import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from campaign.errors import FailureClass
+from campaign.execution.cluster import HERE, Kind
 from campaign.ledger import State
 from campaign.plan import Plan, Run, StageSummary
 
 BUDGETS: Mapping[FailureClass, int] = {
     FailureClass.LOST_WORKER: 3,
+    FailureClass.NODE_FAILURE: 3,
+    FailureClass.WALLTIME: 1,
+    FailureClass.PREEMPTED: 1,
     FailureClass.TIMEOUT: 2,
     FailureClass.TRANSIENT: 2,
     FailureClass.OUT_OF_MEMORY: 2,
@@ -21,6 +26,7 @@ BUDGETS: Mapping[FailureClass, int] = {
     FailureClass.INTERNAL: 0,
     FailureClass.PHYSICS: 0,
     FailureClass.BAD_INPUT: 0,
+    FailureClass.JOB_CANCELLED: 0,
 }
 """How often a stage is tried again after failures of a class."""
 
@@ -28,6 +34,7 @@ SHORT_KINDS = frozenset({"build", "reduce"})
 """Stages of about a second: they travel in batches."""
 
 MOST_IN_BATCH = 50
+MANY_SLOTS = 1000
 HOLD_AFTER = 3
 """Stages of one condition that may fail alike, one after the other, before the rest is held back."""
 
@@ -50,6 +57,8 @@ class Schedule:
         Their states; a stage that is not named is pending, and none is running.
     conditions
         Condition (the labels without the seed) of each stage.
+    kind_of
+        Kind of slot that a stage needs; by default all are alike.
     """
 
     def __init__(
@@ -57,10 +66,12 @@ class Schedule:
         stages: Mapping[str, StageSummary],
         states: Mapping[str, State],
         conditions: Mapping[str, str],
+        kind_of: Callable[[StageSummary], Kind] = lambda _: HERE,
     ) -> None:
         self.states: dict[str, State] = {stage_id: states.get(stage_id, "pending") for stage_id in stages}
         self.held: dict[str, str] = {}
-        """What is held back (a condition or ``engine NAME``) and why."""
+        """What is held back (a condition, ``engine NAME`` or ``resource NAME``) and why."""
+        self._kind_of = kind_of
         # Only what is not done is kept: a campaign that is nearly finished starts at once.
         self._stages = {
             stage_id: stages[stage_id] for stage_id, state in self.states.items() if state != "done"
@@ -74,8 +85,8 @@ class Schedule:
             for needed in set(stage.needs):
                 self._dependents[needed].append(stage.id)
         self._priority = self._priorities()
-        self._short: _Heap = []
-        self._long: _Heap = []
+        self._short: defaultdict[Kind, _Heap] = defaultdict(list)
+        self._long: defaultdict[Kind, _Heap] = defaultdict(list)
         self._aside: defaultdict[str, list[str]] = defaultdict(list)
         self._left: Counter[Speed] | None = None
         for stage_id in self._stages:
@@ -116,8 +127,8 @@ class Schedule:
         """Make a stage ready if it is pending and all that it needs is done."""
         stage = self._stages[stage_id]
         if self.states[stage_id] == "pending" and all(self.states[item] == "done" for item in stage.needs):
-            heap = self._short if stage.kind in SHORT_KINDS else self._long
-            heapq.heappush(heap, (self._priority[stage_id], stage_id))
+            heaps = self._short if stage.kind in SHORT_KINDS else self._long
+            heapq.heappush(heaps[self._kind_of(stage)], (self._priority[stage_id], stage_id))
 
     # What happens to stages
 
@@ -183,11 +194,11 @@ class Schedule:
 
     # What to do next
 
-    def take(self, slots: int) -> list[list[str]]:
-        """Take work for free slots, now running: batches of short stages first, then single long ones."""
+    def take(self, slots: int, kind: Kind = HERE) -> list[list[str]]:
+        """Take work for free slots of a kind, now running: batches of short stages first, then long ones."""
         batches: list[list[str]] = []
         while len(batches) < slots:
-            batch = self._short_batch(slots - len(batches)) or list(self._pop(self._long, 1))
+            batch = self._short_batch(kind, slots - len(batches)) or list(self._pop(self._long[kind], 1))
             if not batch:
                 break
             batches.append(batch)
@@ -196,10 +207,11 @@ class Schedule:
                 self.states[stage_id] = "running"
         return batches
 
-    def _short_batch(self, slots: int) -> list[str]:
-        most = min(MOST_IN_BATCH, math.ceil(len(self._short) / slots))
+    def _short_batch(self, kind: Kind, slots: int) -> list[str]:
+        heap = self._short[kind]
+        most = min(MOST_IN_BATCH, math.ceil(len(heap) / slots))
         batch: list[str] = []
-        for stage_id in self._pop(self._short, most):
+        for stage_id in self._pop(heap, most):
             if stage_id in self._alone and batch:
                 self._offer(stage_id)
                 break
@@ -221,16 +233,27 @@ class Schedule:
 
     def _holder(self, stage_id: str) -> str | None:
         stage = self._stages[stage_id]
-        for what in (self._conditions[stage_id], f"engine {stage.engine}"):
+        resource = f"resource {self._kind_of(stage).resource}"
+        for what in (self._conditions[stage_id], f"engine {stage.engine}", resource):
             if what in self.held:
                 return what
         return None
 
     def has_ready(self) -> bool:
         """Whether something could be taken, were a slot free."""
-        return any(
-            self._holder(stage_id) is None for heap in (self._short, self._long) for _, stage_id in heap
-        )
+        heaps = (*self._short.values(), *self._long.values())
+        return any(self._holder(stage_id) is None for heap in heaps for _, stage_id in heap)
+
+    def ready(self) -> dict[Kind, int]:
+        """Count the slots that could be used now, by kind, up to `MANY_SLOTS` of each."""
+        found: dict[Kind, int] = {}
+        for heaps, share in ((self._short, MOST_IN_BATCH), (self._long, 1)):
+            for kind, heap in heaps.items():
+                free = (stage_id for _, stage_id in heap if self._holder(stage_id) is None)
+                count = sum(1 for _ in itertools.islice(free, MANY_SLOTS * share))
+                if count:
+                    found[kind] = found.get(kind, 0) + math.ceil(count / share)
+        return found
 
     def remaining(self) -> Counter[Speed]:
         """Sum the atom-steps that are still to be done, by (engine, potential), without what is blocked."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from campaign.engines.base import Command, Engine, Segment, Simulation, Workload
 from campaign.engines.segments import join_segments
-from campaign.errors import CancelledAttemptError, LedgerError, PhysicsError, TransientError
+from campaign.errors import CancelledAttemptError, LedgerError, PhysicsError, TransientError, WalltimeError
 from campaign.execution.commit import commit_directory, read_manifest, verify
 from campaign.execution.process import run_process
 from campaign.layout import Layout
@@ -41,6 +41,9 @@ PILOT_S = 30.0
 """Time after which the first piece of a stage ends whose speed nobody has measured."""
 
 _LAST_MAY_BE_LONGER = 1.5
+MIN_SEGMENT_S = 2.0
+"""With less time than this before the end of a job no segment is begun."""
+
 _OVERDUE = 2.0
 """Factor by which a segment may take longer than planned before it is asked to end."""
 
@@ -187,6 +190,8 @@ class SegmentRunner:
         Measured speed in atom-step/s, or None.
     should_stop
         Whether the attempt was asked to end.
+    seconds_left
+        Time until the job ends in which this runs.
     """
 
     layout: Layout
@@ -200,6 +205,7 @@ class SegmentRunner:
     segment_s: float
     rate: float | None
     should_stop: Callable[[], bool]
+    seconds_left: Callable[[], float]
 
     def run(self, staging: Path) -> dict[str, Any]:
         """Compute the stage to its end and fill ``staging``; return facts for its manifest.
@@ -208,6 +214,8 @@ class SegmentRunner:
         ------
         CancelledAttemptError
             It was asked to stop; what it had computed is committed as a segment.
+        WalltimeError
+            Its job is about to end; what it had computed is committed as a segment.
         CampaignError
             A segment failed; those before it are committed.
         """
@@ -217,6 +225,8 @@ class SegmentRunner:
             segment = self._next(chain, rate)
             if self.should_stop():
                 raise CancelledAttemptError("asked to stop", where=self._position(segment.first))
+            if self.seconds_left() < MIN_SEGMENT_S:
+                raise WalltimeError("the job is about to end", where=self._position(segment.first))
             work = self.directory / WORK
             work.mkdir()
             facts, reached = self._compute(segment, chain, work, rate)
@@ -241,7 +251,8 @@ class SegmentRunner:
             first, number, carried = chain[-1].last, chain[-1].number + 1, chain[-1].manifest["carried"]
         last = self.stage.steps
         if rate is not None:
-            planned = max(1, round(rate * self.segment_s / max(1, self.stage.atoms)))
+            seconds = min(self.segment_s, self.seconds_left())
+            planned = max(1, round(rate * seconds / max(1, self.stage.atoms)))
             if last - first > _LAST_MAY_BE_LONGER * planned:
                 last = min(last, self.engine.segment_end(self._simulation, first + planned))
         return Segment(number, first, last, carried)
@@ -272,7 +283,10 @@ class SegmentRunner:
             threads=self.threads,
             timeout_without_output_s=self.timeout_without_output_s,
             should_stop=self.should_stop,
-            end_after_s=PILOT_S if rate is None else _OVERDUE * self.segment_s,
+            # The job's end comes before all: what is committed then goes on in another one.
+            end_after_s=min(
+                PILOT_S if rate is None else _OVERDUE * self.segment_s, max(1.0, self.seconds_left())
+            ),
         )
         engine_wall_s = time.monotonic() - clock
         if returncode != 0:

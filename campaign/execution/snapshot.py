@@ -96,7 +96,9 @@ def running_entry(board: RunBoard, flight: Flight) -> dict[str, Any]:
         "attempt": flight.attempt_id,
         "kind": flight.stage.kind,
         "runs": board.runs(flight.stage_id, FEW_RUNS),
-        "slot": flight.slot,
+        "slot": flight.slot.address,
+        "job": flight.slot.job,
+        "node": flight.slot.node,
         "started": flight.started or flight.submitted,
         "steps_done": flight.progress.steps_done if flight.progress else None,
         "steps_total": flight.stage.steps or None,
@@ -125,6 +127,7 @@ def snapshot(
     running: Mapping[str, Any],
     failed: Mapping[str, Any],
     held: Mapping[str, str],
+    cluster: Mapping[str, Any] | None = None,
     time_left_s: float | None,
 ) -> dict[str, Any]:
     """Content of ``status.json``."""
@@ -139,6 +142,7 @@ def snapshot(
         "running": dict(running),
         "failed": dict(failed),
         "held": [f"{what}: {reason}" for what, reason in held.items()],
+        "cluster": dict(cluster or {}),
         "time_left_s": time_left_s,
     }
 

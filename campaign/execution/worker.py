@@ -24,6 +24,7 @@ import dask.config
 
 from campaign.engines.base import EngineInfo, get_engine
 from campaign.errors import CampaignError, FailureClass, TransientError
+from campaign.execution import slot
 from campaign.execution.commit import is_committed, manifest_sha256, place, seal, sync_files, sync_names
 from campaign.execution.segments import (
     SEGMENT_S,
@@ -292,6 +293,7 @@ def _execute(request: AttemptRequest, layout: Layout, directory: Path) -> dict[s
         segment_s=request.segment_s,
         rate=request.rate,
         should_stop=(directory / STOP).exists,
+        seconds_left=slot.seconds_left,
     )
     return {"engine_version": info.version, "engine_device": info.device, **runner.run(staging)}
 

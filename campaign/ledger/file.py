@@ -18,7 +18,7 @@ from campaign.ledger.records import Holder, utc_now
 
 logger = logging.getLogger(__name__)
 
-LEDGER_FORMAT = 2
+LEDGER_FORMAT = 3
 LEASE_LOST_AFTER_S = 60.0
 """Time without a heartbeat after which a driver on another host counts as dead; on one host a lock tells."""
 
@@ -36,8 +36,8 @@ _SCHEMA = (
         number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, stage_id TEXT NOT NULL REFERENCES stages(id),
         epoch INTEGER NOT NULL,
         state TEXT NOT NULL CHECK(state IN ('running', 'done', 'failed', 'cancelled')),
-        slot TEXT NOT NULL, host TEXT, pid INTEGER, submitted TEXT NOT NULL, started TEXT, finished TEXT,
-        wall_s REAL, segments INTEGER NOT NULL DEFAULT 0,
+        slot TEXT NOT NULL, job TEXT, host TEXT, pid INTEGER, submitted TEXT NOT NULL, started TEXT,
+        finished TEXT, wall_s REAL, segments INTEGER NOT NULL DEFAULT 0,
         steps INTEGER NOT NULL DEFAULT 0, failure_class TEXT, message TEXT, log_tail TEXT,
         counted INTEGER NOT NULL DEFAULT 1)""",
     "CREATE INDEX attempts_of_stage ON attempts(stage_id)",

@@ -38,24 +38,24 @@ class Ledger(LedgerFile):
                 ((s.id, s.kind, s.protocol, s.engine, s.potential, s.atoms, s.steps) for s in stages),
             )
 
-    def begin(self, placements: Iterable[tuple[str, str]]) -> list[str]:
-        """Record the intent to run stages, given as (stage id, slot); return the ids of the attempts.
+    def begin(self, placements: Iterable[tuple[str, str, str | None]]) -> list[str]:
+        """Record the intent to run stages, as (stage id, slot, job of a cluster); return the attempts' ids.
 
         An attempt's id is the name of its directory: the stage's first digits, the number of the attempt, and
         random digits, so that it cannot meet a directory that a lost ledger knew.
         """
         attempt_ids = []
         with self.transaction():
-            for stage_id, slot in placements:
+            for stage_id, slot, job in placements:
                 self._move(stage_id, "pending", "running")
                 number = self._connection.execute(
                     "UPDATE stages SET attempts = attempts + 1 WHERE id = ? RETURNING attempts", (stage_id,)
                 ).fetchone()["attempts"]
                 attempt_id = f"{stage_id[:16]}-{number}-{os.urandom(3).hex()}"
                 self._connection.execute(
-                    "INSERT INTO attempts(id, stage_id, epoch, state, slot, submitted) "
-                    "VALUES (?, ?, ?, 'running', ?, ?)",
-                    (attempt_id, stage_id, self._epoch, slot, utc_now()),
+                    "INSERT INTO attempts(id, stage_id, epoch, state, slot, job, submitted) "
+                    "VALUES (?, ?, ?, 'running', ?, ?, ?)",
+                    (attempt_id, stage_id, self._epoch, slot, job, utc_now()),
                 )
                 attempt_ids.append(attempt_id)
         return attempt_ids
@@ -261,6 +261,14 @@ class Ledger(LedgerFile):
             "SELECT failure_class, count(*) FROM attempts "
             "WHERE stage_id = ? AND state = 'failed' AND counted GROUP BY failure_class",
             (stage_id,),
+        )
+        return Counter({row[0]: row[1] for row in rows})
+
+    def counted(self, failure_class: FailureClass) -> Counter[str]:
+        """Count the failures of a class that count against its budget, by stage."""
+        rows = self._connection.execute(
+            "SELECT stage_id, count(*) FROM attempts WHERE failure_class = ? AND counted GROUP BY stage_id",
+            (failure_class,),
         )
         return Counter({row[0]: row[1] for row in rows})
 

@@ -44,6 +44,7 @@ class Attempt:
     epoch: int
     state: str
     slot: str
+    job: str | None
     host: str | None
     pid: int | None
     submitted: str

@@ -1,0 +1,523 @@
+"""Where attempts run on a SLURM cluster: jobs with a Dask worker for each slot, as many as there is work for.
+
+One `dask_jobqueue.SLURMCluster`, whose worker kinds carry what each resource of the site asks for. Scaling is
+our own: `adapt` and walltimes lose results (DESIGN.md, section 6).
+"""
+
+import contextlib
+import logging
+import math
+import os
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from campaign.errors import FailureClass, ResourceError
+from campaign.execution import slot as in_job
+from campaign.execution.cluster import CONFIG, Kind, Loss, Slot, configured
+from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing, jobs_named, said_by_sbatch
+from campaign.layout import Layout
+from campaign.quantities import digest
+from campaign.site import NamedSite, Site
+
+logger = logging.getLogger(__name__)
+
+DRIVER_GONE_S = 60
+"""After so long without its driver a job ends itself."""
+
+IDLE_S = 30.0
+"""So long a job may have nothing to do."""
+
+REFUSED_S = 30.0
+"""Time until a refused job is asked for again; twice as long after each refusal, up to `MOST_REFUSED_S`."""
+
+MOST_REFUSED_S = 600.0
+START_FAILURES = 2
+"""Jobs of a kind that may end, one after the other, before they had a worker."""
+
+NODE_FAILURES = 2
+"""Failures after which a node is excluded."""
+
+SEGMENTS_IN_JOB = 3
+"""A job should hold so many segments, or much of it would be left over."""
+
+VERDICT_S = 400.0
+"""So long a lost worker waits for SLURM's word on its job: SLURM waits 300 s for a node by default."""
+
+NO_WORKER_S = 600.0
+"""A job that runs without a worker for so long is given up."""
+
+_GONE_WITHIN_S = 30.0
+_MORE_CONFIG = {
+    # Dask would cancel the job of a worker that it misses, and SLURM never say what happened to its node.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
+}
+
+
+def segment_s(site: Site, longest_s: float) -> float:
+    """Length of segments on a site: what fits its shortest job several times, in s."""
+    times = [resource.walltime_s for resource in site.resources.values()]
+    return min(longest_s, *((time - in_job.margin_s(time)) / SEGMENTS_IN_JOB for time in times))
+
+
+def job_prefix(layout: Layout, campaign: str) -> str:
+    """Start of the names of all jobs of a campaign: its name, and a tag of its place."""
+    return f"{campaign}-{digest(str(layout.root.resolve()))[:6]}."
+
+
+def job_options(
+    site: Site, kind: Kind, *, name: str, log_directory: Path, excluded: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """Keywords of a `dask_jobqueue.SLURMJob` for a kind of slot."""
+    resource = site.resources[kind.resource]
+    memory_GB = resource.memory_of(kind.raised)
+    directives = ["--no-requeue", "--open-mode=append"]
+    if resource.gpus:
+        directives.append(f"--gres=gpu:{f'{resource.gpu_type}:' if resource.gpu_type else ''}{resource.gpus}")
+    if resource.qos:
+        directives.append(f"--qos={resource.qos}")
+    if excluded:
+        directives.append(f"--exclude={','.join(sorted(excluded))}")
+    dask = [
+        f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={value!s}"
+        for key, value in CONFIG.items()
+        if key.startswith("distributed.worker.") and isinstance(value, bool)
+    ]
+    return {
+        "queue": resource.partition,
+        "account": resource.account or site.account,
+        "walltime": resource.walltime,
+        "job_cpu": resource.cores,
+        "job_mem": f"{math.ceil(memory_GB * 1024)}M",
+        "cores": resource.slots,
+        "processes": resource.slots,
+        "memory": f"{memory_GB} GiB",
+        "job_extra_directives": [*directives, *resource.directives],
+        "job_name": f"{name}.{kind}",
+        "log_directory": str(log_directory),
+        "python": shlex.quote(site.python or sys.executable),
+        "job_script_prologue": [
+            *in_job.prologue(str(kind), resource.walltime_s),
+            *site.exports(),
+            *dask,
+            *site.setup,
+        ],
+        "death_timeout": DRIVER_GONE_S,
+        "local_directory": '"${TMPDIR:-/tmp}"',
+        "worker_extra_args": ["--preload", "campaign.execution.slot", "--no-dashboard"],
+        "interface": site.interface,
+    }
+
+
+@contextlib.contextmanager
+def site_environment(site: Site) -> Iterator[None]:
+    """Give SLURM's commands the variables of the site."""
+    before = {name: os.environ.get(name) for name in site.environment}
+    os.environ.update(site.environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def open_jobs(
+    named: NamedSite, layout: Layout, *, campaign: str, epoch: int, needs_s: float
+) -> Iterator["SlurmJobs"]:
+    """Open a cluster on a site, with no job yet; at the end no job of this driver is left.
+
+    Parameters
+    ----------
+    named
+        The site.
+    layout
+        Where the campaign lies, on a file system that all nodes share.
+    campaign, epoch
+        Name of the campaign and number of the driver: both are in the jobs' names.
+    needs_s
+        Time that a slot must still have to be used, in s.
+
+    Raises
+    ------
+    ResourceError
+        SLURM does not answer, or the scheduler cannot listen where it should.
+    """
+    from dask_jobqueue import SLURMCluster
+    from distributed import Client, Security
+
+    site = named.site
+    name = f"{job_prefix(layout, campaign)}{epoch}"
+    layout.jobs.mkdir(mode=0o700, exist_ok=True)
+    for left in layout.jobs.glob(".dask-jobqueue.worker.*"):  # keys of a driver that was killed
+        left.unlink(missing_ok=True)
+    with site_environment(site), configured(_MORE_CONFIG), contextlib.ExitStack() as stack:
+        end_jobs(job_prefix(layout, campaign))
+        first = job_options(site, Kind(next(iter(site.resources))), name=name, log_directory=layout.jobs)
+        try:
+            cluster = stack.enter_context(
+                SLURMCluster(
+                    job_cls=_job_class(),
+                    n_workers=0,
+                    security=Security.temporary(),
+                    shared_temp_directory=str(layout.jobs.resolve()),
+                    scheduler_options={
+                        "interface": site.driver_interface or site.interface,
+                        "dashboard": False,
+                        "dashboard_address": ":0",
+                    },
+                    silence_logs=logging.CRITICAL,
+                    **first,
+                )
+            )
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ResourceError(
+                f"the cluster {named.name} cannot be used: {error}",
+                hint=f"try `campaign doctor --site {named.name}`",
+            ) from error
+        stack.callback(end_jobs, name)
+        jobs = SlurmJobs(client, cluster, named, layout.jobs.resolve(), name=name, needs_s=needs_s)
+        stack.callback(jobs.close)
+        yield jobs
+
+
+def end_jobs(prefix: str) -> None:
+    """Cancel all jobs of this user whose names start with ``prefix``, and wait until they are gone.
+
+    Raises
+    ------
+    ResourceError
+        SLURM does not answer.
+    """
+    deadline = time.monotonic() + _GONE_WITHIN_S
+    while found := jobs_named(prefix):
+        ask(("scancel", *(job_id for job_id, _ in found)))
+        if time.monotonic() > deadline:
+            logger.warning("%d jobs %s... do not go", len(found), prefix)
+            return
+        time.sleep(0.5)
+
+
+def _job_class() -> type:
+    """Make the class of jobs; Dask takes a second to import."""
+    from dask_jobqueue.slurm import SLURMJob
+    from distributed.deploy.spec import ProcessInterface
+
+    class Job(SLURMJob):  # type: ignore[misc]
+        """A job whose refusal is a fact, not an error inside Dask's loop."""
+
+        refused = ""
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                self.refused = said_by_sbatch(str(error))
+                await ProcessInterface.start(self)
+
+        async def close(self) -> None:
+            await super().close()
+            await ProcessInterface.close(self)
+
+    return Job
+
+
+@dataclass
+class _Record:
+    """One job that was asked for."""
+
+    name: str
+    kind: Kind
+    asked: float
+    job_id: str | None = None
+    had_worker: bool = False
+    idle_since: float | None = None
+    leaving: bool = False
+    deserted_since: float | None = None
+
+
+class SlurmJobs:
+    """Slots in jobs; see `campaign.execution.cluster.Cluster`."""
+
+    def __init__(
+        self, client: Any, cluster: Any, named: NamedSite, folder: Path, *, name: str, needs_s: float
+    ) -> None:
+        self.client = client
+        self._cluster = cluster
+        self._named = named
+        self._site = named.site
+        self._folder = folder
+        self._name = name
+        self._needs_s = needs_s
+        self._number = 0
+        self._jobs: dict[str, _Record] = {}
+        self._slots: dict[str, Slot] = {}
+        self._ours: set[str] = set()
+        self._node_failures: Counter[str] = Counter()
+        self._failed_starts: Counter[Kind] = Counter()
+        self._start_s: dict[Kind, float] = {}
+        self._cancelled: Counter[str] = Counter()
+        self._impossible: dict[str, str] = {}
+        self._refused = ""
+        self._ask_again = -math.inf
+        self._patience_s = REFUSED_S
+        self._lost_jobs: set[str] = set()
+        self._watch = JobWatch(self._job_ids)
+
+    def close(self) -> None:
+        """Ask SLURM no more."""
+        self._watch.close()
+
+    def kill(self) -> None:
+        """Cancel all jobs."""
+        with contextlib.suppress(ResourceError):
+            ids = self._job_ids()
+            if ids:
+                ask(("scancel", *ids))
+
+    def _job_ids(self) -> list[str]:
+        ids = [job.job_id for job in list(self._jobs.values()) if job.job_id]
+        return [*ids, *(job for job in list(self._lost_jobs) if job not in ids)]
+
+    # Slots
+
+    def slots(self) -> Mapping[str, Slot]:
+        """See `Cluster.slots`."""
+        now = time.monotonic()
+        workers = self.client.scheduler_info()["workers"]
+        found: dict[str, Slot] = {}
+        for address, worker in workers.items():
+            facts = worker.get("campaign")
+            if facts is None:
+                continue
+            known = self._slots.get(address)
+            if known is None:
+                kind = next((job.kind for job in self._jobs.values() if str(job.kind) == facts["kind"]), None)
+                if kind is None:
+                    continue
+                known = Slot(address, kind, facts["job"], facts["node"], now + facts["left_s"])
+                logger.info("worker %s of job %s on %s", address, known.job, known.node)
+                self._failed_starts.pop(kind, None)
+            found[address] = known
+        self._slots = found
+        with_worker = {slot.job for slot in found.values()}
+        for job in self._jobs.values():
+            if job.job_id in with_worker and not job.had_worker:
+                job.had_worker = True
+                self._start_s[job.kind] = now - job.asked
+        return found
+
+    def why_lost(self, slot: Slot, since: float) -> Loss | None:
+        """See `Cluster.why_lost`."""
+        if slot.job is None:
+            return Loss(FailureClass.LOST_WORKER, "the worker process died")
+        self._lost_jobs.add(slot.job)
+        where = f"job {slot.job} on {slot.node}"
+        state = self._watch.state(slot.job)
+        loss: Loss | None = None
+        if state is not None and state.ended:
+            failure_class, words = ENDINGS[state.state]
+            if slot.job in self._ours:
+                failure_class, words = FailureClass.LOST_WORKER, "its driver ended the job"
+            loss = Loss(failure_class, f"{where}: {words} ({state.state})")
+        elif any(other.job == slot.job and other.address != slot.address for other in self._slots.values()):
+            # Another one of a job with several, or the one that the nanny started in its place.
+            loss = Loss(FailureClass.LOST_WORKER, f"{where}: the worker process died; the job goes on")
+        elif time.monotonic() - since > VERDICT_S:
+            loss = Loss(FailureClass.LOST_WORKER, f"{where}: the worker was lost, and SLURM does not say why")
+        if loss is None:
+            self._watch.hurry()
+        else:
+            self._lost_jobs.discard(slot.job)
+        return loss
+
+    # Scaling
+
+    def request(self, wanted: Mapping[Kind, int], busy: Set[str]) -> Mapping[str, str]:
+        """See `Cluster.request`."""
+        now = time.monotonic()
+        self._review(now)
+        self._retire_spent(busy)
+        changed = False
+        for kind in {*wanted, *(job.kind for job in self._jobs.values())}:
+            changed |= self._scale(kind, wanted.get(kind, 0), busy, now)
+        if changed:
+            self._watch.hurry()
+        self._correct()
+        return {
+            **self._impossible,
+            **{
+                name: "all its jobs were cancelled; `campaign run` asks for new ones"
+                for name, count in self._cancelled.items()
+                if count >= self._site.resources[name].jobs
+            },
+        }
+
+    def _correct(self) -> None:
+        """Let Dask submit and cancel, in its own time."""
+        gone = [name for name in self._cluster.worker_spec if name not in self._jobs]
+        for name in gone:
+            del self._cluster.worker_spec[name]
+        if gone or set(self._cluster.worker_spec) != set(self._cluster.workers):
+            self._cluster.scale(jobs=len(self._cluster.worker_spec))
+
+    def _scale(self, kind: Kind, wanted: int, busy: Set[str], now: float) -> bool:
+        resource = self._site.resources[kind.resource]
+        jobs = [job for job in self._jobs.values() if job.kind == kind and not job.leaving]
+        of_resource = sum(
+            job.kind.resource == kind.resource and not job.leaving for job in self._jobs.values()
+        )
+        room = resource.jobs - self._cancelled[kind.resource] - of_resource
+        target = math.ceil(wanted / resource.slots)
+        more = min(target - len(jobs), room)
+        if more > 0 and now >= self._ask_again and kind.resource not in self._impossible:
+            for _ in range(more):
+                self._submit(kind, now)
+            return True
+        in_use = {self._slots[address].job for address in busy if address in self._slots}
+        for job in jobs:
+            if job.job_id is not None and job.job_id in in_use:
+                job.idle_since = None
+            elif target < len(jobs):
+                job.idle_since = job.idle_since or now
+        surplus = len(jobs) - target
+        # Those that wait in the queue go first.
+        for job in sorted(jobs, key=lambda job: job.had_worker):
+            if surplus <= 0:
+                break
+            if job.idle_since is not None and (not job.had_worker or now - job.idle_since > IDLE_S):
+                self._drop(job)
+                surplus -= 1
+        return False
+
+    def _submit(self, kind: Kind, now: float) -> None:
+        self._number += 1
+        name = f"{self._name}-{self._number}"
+        options = job_options(
+            self._site,
+            kind,
+            name=self._name,
+            log_directory=self._folder,
+            excluded={node for node, count in self._node_failures.items() if count >= NODE_FAILURES},
+        )
+        spec = self._cluster.new_spec
+        worker: dict[str, Any] = {"cls": spec["cls"], "options": {**spec["options"], **options}}
+        if options["processes"] > 1:
+            worker["group"] = [f"-{number}" for number in range(options["processes"])]
+        self._jobs[name] = _Record(name, kind, now)
+        self._cluster.worker_spec[name] = worker
+        logger.info("asking for a job of %s", kind)
+
+    def _retire_spent(self, busy: Set[str]) -> None:
+        """Let go of jobs whose time is too short for another segment, once nothing runs in them.
+
+        What runs there goes on to the end of its job; another one is asked for as long before as the last
+        one took to start.
+        """
+        for job in list(self._jobs.values()):
+            slots = [slot for slot in self._slots.values() if slot.job == job.job_id]
+            left_s = max((slot.left_s() for slot in slots), default=math.inf)
+            if left_s < self._needs_s and not any(slot.address in busy for slot in slots):
+                logger.info("job %s has no time for more", job.job_id)
+                self._drop(job)
+            elif left_s < min(self._needs_s, self._start_s.get(job.kind, 0.0)):
+                job.leaving = True  # the next one should be there when this one ends
+
+    def _drop(self, job: _Record) -> None:
+        """Cancel a job that is not needed."""
+        if job.job_id is not None:
+            self._ours.add(job.job_id)
+        del self._jobs[job.name]
+
+    def _review(self, now: float) -> None:
+        """Take note of what became of the jobs."""
+        for job in list(self._jobs.values()):
+            process = self._cluster.workers.get(job.name)
+            if process is None:  # Dask has not come to it yet
+                continue
+            job.job_id = process.job_id
+            if process.refused:
+                self._on_refusal(job, process.refused, now)
+            elif job.job_id is not None:
+                if self._refused:
+                    self._refused, self._patience_s = "", REFUSED_S
+                self._look_at(job, job.job_id, now)
+
+    def _on_refusal(self, job: _Record, refusal: str, now: float) -> None:
+        del self._jobs[job.name]
+        if not is_passing(refusal):
+            self._impossible[job.kind.resource] = f"SLURM refuses its jobs: {refusal}"
+            return
+        if now >= self._ask_again:
+            logger.warning("SLURM refuses a job: %s; asking again in %g s", refusal, self._patience_s)
+            self._refused = refusal
+            self._ask_again = now + self._patience_s
+            self._patience_s = min(MOST_REFUSED_S, 2 * self._patience_s)
+
+    def _look_at(self, job: _Record, job_id: str, now: float) -> None:
+        state = self._watch.state(job_id)
+        if state is None:
+            return
+        if state.state != "RUNNING" or job_id in {slot.job for slot in self._slots.values()}:
+            job.deserted_since = None
+        elif job.deserted_since is None:
+            job.deserted_since = now
+        elif now - job.deserted_since > NO_WORKER_S:
+            if not job.had_worker:
+                self._impossible[job.kind.resource] = (
+                    f"job {job_id} runs on {state.node}, and its worker does not reach the driver; "
+                    f"see {self._log_of(job, job_id)}, and interface in {self._named.source}"
+                )
+            self._drop(job)
+            return
+        if state.hopeless:
+            self._impossible[job.kind.resource] = f"job {job_id} would wait for ever: {state.reason}"
+            self._drop(job)
+        elif state.ended:
+            logger.info("job %s ended: %s", job_id, state.state)
+            del self._jobs[job.name]
+            if state.state in {"NODE_FAIL", "BOOT_FAIL"}:
+                self._node_failures[state.node] += 1
+            elif state.state == "CANCELLED":
+                self._cancelled[job.kind.resource] += 1
+            elif not job.had_worker:
+                self._failed_starts[job.kind] += 1
+                if self._failed_starts[job.kind] >= START_FAILURES:
+                    log = self._log_of(job, job_id)
+                    self._impossible[job.kind.resource] = (
+                        f"its jobs end before a worker starts ({state.state}); see {log}"
+                    )
+
+    def _log_of(self, job: _Record, job_id: str) -> str:
+        return f"{self._folder.name}/{self._name}.{job.kind}-{job_id}.err"
+
+    def picture(self) -> Mapping[str, Any]:
+        """See `Cluster.picture`."""
+        running = sum(job.had_worker for job in self._jobs.values())
+        states = {self._watch.state(job.job_id) for job in self._jobs.values() if job.job_id}
+        reasons = {state.reason for state in states if state is not None and state.state == "PENDING"}
+        said = []
+        if self._refused:
+            again_s = max(0, round(self._ask_again - time.monotonic()))
+            said.append(f"SLURM refuses jobs ({self._refused}); asked again in {again_s} s")
+        if self._watch.problem:
+            said.append(f"SLURM does not answer ({self._watch.problem})")
+        if reasons - {"None", ""}:
+            said.append(f"waiting for {', '.join(sorted(reasons - {'None', ''}))}")
+        excluded = sorted(node for node, count in self._node_failures.items() if count >= NODE_FAILURES)
+        if excluded:
+            said.append(f"left out after failures: {', '.join(excluded)}")
+        return {
+            "site": self._named.name,
+            "jobs": {"running": running, "waiting": len(self._jobs) - running},
+            "said": said,
+        }
