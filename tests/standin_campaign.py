@@ -22,6 +22,9 @@ from campaign.spec import load_spec
 LONG_S = 900.0
 """No test takes so long unless something hangs; a machine with much other work is slow."""
 
+GONE_S = 60.0
+"""Time in which nothing is left of what was killed, also on a machine with much other work."""
+
 PLUGIN = Path(__file__).parent / "standin"
 
 DRIVE = """
@@ -35,8 +38,14 @@ if __name__ == "__main__":  # workers read this file too, and need nothing of it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
     root, workers, driver.HEARTBEAT_S = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     plan, stages = plan_of(root.parent / "spec.yaml")
-    segment_s = float(sys.argv[4])
-    result = driver.run_campaign(root, plan, stages, workers=workers, segment_s=segment_s)
+    more = {"segment_s": float(sys.argv[4])}
+    if len(sys.argv) > 5:
+        from campaign import site
+        from campaign.execution import slurm
+
+        site.MIN_WALLTIME_S, slurm.POLL_S = 1, 3.0  # no test waits for minutes
+        more["site"] = site.find_site(sys.argv[5])
+    result = driver.run_campaign(root, plan, stages, workers=workers, **more)
     sys.exit(130 if result.interrupted else 0)
 """
 
@@ -73,13 +82,14 @@ def run(root: Path, potentials: Sequence[str], seeds: int = 1, **more: Any) -> D
 
 
 def drive(
-    root: Path, workers: int, heartbeat_s: float = 10, segment_s: float = 300
+    root: Path, workers: int, heartbeat_s: float = 10, segment_s: float = 300, site: Path | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start a driver in its own process and process group."""
+    """Start a driver in its own process and process group; with a site it has its workers there."""
     script = root.parent / "drive.py"
     script.write_text(DRIVE)
     log = (root.parent / "drive.log").open("ab")
-    command = (sys.executable, str(script), *map(str, (root, workers, heartbeat_s, segment_s)))
+    arguments = [root, workers, heartbeat_s, segment_s, *([] if site is None else [site])]
+    command = (sys.executable, str(script), *map(str, arguments))
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 

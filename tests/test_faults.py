@@ -22,6 +22,7 @@ from campaign.execution.segments import committed_segments, damaged_segments
 from campaign.layout import Layout
 from campaign.ledger import Ledger
 from tests.standin_campaign import (
+    GONE_S,
     LONG_S,
     attempts_of,
     committed,
@@ -61,7 +62,7 @@ def check_whole(root: Path, runs: int) -> None:
         ]
     assert set(done) == {1}
     assert campaign.open(root).results["toy"].ds["value"].notnull().all()
-    wait_for(lambda: not engines_alive(root), seconds=10)  # a `sleep` of the stand-in outlives its shell
+    wait_for(lambda: not engines_alive(root), seconds=GONE_S)  # a `sleep` of the stand-in outlives its shell
     assert [path for path in layout.segments.rglob("*") if path.is_file()] == []
 
 
@@ -85,7 +86,7 @@ def test_twenty_kills_of_the_driver_at_random_moments(root: Path) -> None:
             process.wait(generator.uniform(0.2, 6.0))
         process.kill()
         process.wait()
-        wait_for(lambda: not engines_alive(root), seconds=10)
+        wait_for(lambda: not engines_alive(root), seconds=GONE_S)
     assert drive(root, 2).wait(LONG_S) == 0
     check_whole(root, runs)
     starts = engine_starts(root)
@@ -272,7 +273,7 @@ def test_lammps_survives_kills_of_its_driver_its_worker_and_itself(root: Path) -
             wait_for(partial(committed_more_than, before + 2))
             process.send_signal(signal.SIGINT)
         process.wait(LONG_S)
-        wait_for(lambda: not engines_alive(root), seconds=10)
+        wait_for(lambda: not engines_alive(root), seconds=GONE_S)
     assert drive(root, 2, segment_s=0.5).wait(LONG_S) == 0
     plan, _ = plan_of(root.parent / "spec.yaml")
     for one in plan.calculations[0].runs:
