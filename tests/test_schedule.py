@@ -5,6 +5,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
+from campaign.execution.cluster import Kind
 from campaign.execution.schedule import HOLD_AFTER, MOST_IN_BATCH, Schedule, Speed, time_left_s
 from campaign.ledger import State
 from campaign.plan import StageSummary
@@ -175,3 +176,23 @@ def test_time_left_is_unknown_without_a_speed() -> None:
     left: dict[Speed, float] = {("lammps", "a"): 100.0, ("lammps", "b"): 300.0}
     assert time_left_s(left, {("lammps", "a"): 10.0}, 2) is None
     assert time_left_s(left, {("lammps", "a"): 10.0, ("lammps", "b"): 30.0}, 2) == 10.0
+
+
+def test_stages_are_taken_by_the_kind_of_slot_that_they_need() -> None:
+    stages = plan_stages(4)
+    cpu, gpu = Kind("cpu"), Kind("gpu")
+    schedule = Schedule(
+        stages,
+        {},
+        dict.fromkeys(stages, "all"),
+        lambda stage: gpu if stage.kind in {"equilibrate", "produce"} else cpu,
+    )
+    assert schedule.ready() == {cpu: 1}
+    assert schedule.take(5, gpu) == []
+    ((structure,),) = schedule.take(5, cpu)
+    schedule.done(structure)
+    assert schedule.ready() == {gpu: 4}
+    schedule.hold("resource gpu", "SLURM refuses its jobs")
+    assert schedule.ready() == {}
+    assert not schedule.has_ready()
+    assert schedule.take(5, gpu) == []

@@ -121,7 +121,7 @@ def test_without_a_usable_state_a_stage_starts_over(layout: Layout, produce: Pro
     assert work_of(layout, stage.id, "first").segments == 0
 
 
-def test_a_copy_that_comes_second_with_a_segment_loses(
+def test_a_copy_that_comes_second_with_a_segment_goes_on_from_the_other(
     layout: Layout, produce: Produce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Split brain: the same attempt's work is done twice, and the other one was faster."""
@@ -136,9 +136,29 @@ def test_a_copy_that_comes_second_with_a_segment_loses(
 
     monkeypatch.setattr("campaign.execution.segments.commit_directory", after_the_other)
     outcome = attempt(layout, stage, "late")
+    assert (outcome.status, outcome.ending.segments, outcome.ending.steps) == ("committed", 4, 80)
+    told = read_manifest(layout.stage(stage.id))["segments"]
+    assert [one["attempt"] for one in told] == ["late", "other", "late", "late", "late"]
+
+
+def test_a_copy_that_comes_second_with_the_whole_stage_ends(
+    layout: Layout, produce: Produce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = produce("pieces")
+
+    def after_the_other(staging: Path, target: Path, *more: object) -> bool:
+        if target.name == "0003":
+            shutil.copytree(target.with_name("0002"), target)
+            manifest = target / "manifest.json"
+            manifest.write_text(manifest.read_text().replace('"late"', '"other"'))
+            layout.stage(stage.id).mkdir(parents=True)
+            (layout.stage(stage.id) / "manifest.json").write_text("{}")
+        return commit_directory(staging, target, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("campaign.execution.segments.commit_directory", after_the_other)
+    outcome = attempt(layout, stage, "late")
     assert (outcome.status, outcome.failure_class) == ("failed", FailureClass.TRANSIENT)
-    assert "another attempt" in outcome.message
-    assert read_manifest(layout.segments_of(stage.id) / "0002")["attempt"] == "other"
+    assert "another attempt finished this stage" in outcome.message
 
 
 def test_a_request_to_stop_keeps_what_was_computed(layout: Layout, produce: Produce) -> None:

@@ -279,8 +279,7 @@ class _Driver:
 
     def _ask_to_stop(self, dispatcher: Dispatcher) -> None:
         for flight in dispatcher.flights:
-            with contextlib.suppress(OSError):  # not begun, or ended meanwhile
-                (self._layout.attempt(flight.attempt_id) / STOP).touch()
+            self._ask_to_end(flight)
 
     # Placing work and recording how it ended
 
@@ -341,6 +340,8 @@ class _Driver:
 
     def _record_failure(self, flight: Flight, outcome: AttemptOutcome) -> None:
         stage_id, failure_class = flight.stage_id, outcome.failure_class or FailureClass.INTERNAL
+        if outcome.ending.host is None:  # it could not speak for itself: a copy that lives on shall end
+            self._ask_to_end(flight)
         outcome = self._with_segments(flight, outcome)
         if failure_class == FailureClass.ENGINE_NOT_FOUND:
             # Not the stage's fault: it waits, with all that need this engine, for a start that finds it.
@@ -370,6 +371,10 @@ class _Driver:
         else:
             self._schedule.failed(stage_id, failure_class)
             self._failed[stage_id] = failure_entry(self._board, self._ledger.attempts(stage_id)[-1])
+
+    def _ask_to_end(self, flight: Flight) -> None:
+        with contextlib.suppress(OSError):  # not begun, or ended meanwhile
+            (self._layout.attempt(flight.attempt_id) / STOP).touch()
 
     def _with_segments(self, flight: Flight, outcome: AttemptOutcome) -> AttemptOutcome:
         """Add what an attempt committed that could not say so itself: the disk is right."""

@@ -10,9 +10,10 @@ import math
 import os
 import shlex
 import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ VERDICT_S = 400.0
 
 NO_WORKER_S = 600.0
 """A job that runs without a worker for so long is given up."""
+
+DRIVER = "tls://ADDRESS-OF-THE-DRIVER"
+"""What stands in `job_script` for what a driver knows only when it runs."""
 
 _GONE_WITHIN_S = 30.0
 _MORE_CONFIG = {
@@ -114,6 +118,30 @@ def job_options(
     }
 
 
+def job_script(
+    site: Site, kind: Kind, *, name: str, log_directory: Path, arguments: Sequence[str] = ()
+) -> str:
+    """Script of a job as SLURM gets it, but for the driver's address and the last letters of its key files.
+
+    ``arguments`` are those of Python, in place of a worker's.
+    """
+    from distributed import Security
+
+    keys = {
+        f"tls_{part}": str(log_directory / f".dask-jobqueue.worker.{part.removeprefix('worker_')}.NAME")
+        for part in ("ca_file", "worker_cert", "worker_key")
+    }
+    # Dask makes the folder of the output at once; here nothing shall be made.
+    with tempfile.TemporaryDirectory() as elsewhere:
+        options = job_options(site, kind, name=name, log_directory=Path(elsewhere))
+        job = _job_class()(DRIVER, f"{name}-1", protocol="tls://", security=Security(**keys), **options)
+    script: str = job.job_script().replace(elsewhere, str(log_directory))
+    if not arguments:
+        return script
+    *lines, _ = script.splitlines()
+    return "\n".join((*lines, f"{options['python']} {shlex.join(arguments)}", ""))
+
+
 @contextlib.contextmanager
 def site_environment(site: Site) -> Iterator[None]:
     """Give SLURM's commands the variables of the site."""
@@ -155,6 +183,12 @@ def open_jobs(
     from distributed import Client, Security
 
     site = named.site
+    if any(letter.isspace() for letter in str(layout.root.resolve())):
+        raise ResourceError(
+            "SLURM cannot write the output of jobs here: the path has a space",
+            where=str(layout.root.resolve()),
+            hint="choose another directory with --dir",
+        )
     name = f"{job_prefix(layout, campaign)}{epoch}"
     layout.jobs.mkdir(mode=0o700, exist_ok=True)
     for left in layout.jobs.glob(".dask-jobqueue.worker.*"):  # keys of a driver that was killed
@@ -297,7 +331,7 @@ class SlurmJobs:
         found: dict[str, Slot] = {}
         for address, worker in workers.items():
             facts = worker.get("campaign")
-            if facts is None:
+            if facts is None or self._has_ended(facts["job"]):
                 continue
             known = self._slots.get(address)
             if known is None:
@@ -315,6 +349,11 @@ class SlurmJobs:
                 job.had_worker = True
                 self._start_s[job.kind] = now - job.asked
         return found
+
+    def _has_ended(self, job_id: str) -> bool:
+        """Whether SLURM has given a job up; on a node that it does not reach the worker may go on."""
+        state = self._watch.state(job_id)
+        return state is not None and state.ended
 
     def why_lost(self, slot: Slot, since: float) -> Loss | None:
         """See `Cluster.why_lost`."""

@@ -20,7 +20,7 @@ import numpy as np
 from campaign.engines.base import Command, Engine, Segment, Simulation, Workload
 from campaign.engines.segments import join_segments
 from campaign.errors import CancelledAttemptError, LedgerError, PhysicsError, TransientError, WalltimeError
-from campaign.execution.commit import commit_directory, read_manifest, verify
+from campaign.execution.commit import commit_directory, is_committed, read_manifest, verify
 from campaign.execution.process import run_process
 from campaign.layout import Layout
 from campaign.ledger import Ending
@@ -235,7 +235,7 @@ class SegmentRunner:
             if reached >= self.stage.steps:
                 return self._assemble(chain, work, facts, staging)
             if reached > segment.first:
-                chain.append(self._commit(segment, work, facts))
+                chain = self._commit(segment, work, facts, chain)
                 self._drop_old_state(chain)
             else:
                 shutil.rmtree(work)
@@ -316,14 +316,29 @@ class SegmentRunner:
                 )
             (work / name).rename(kept / name)
 
-    def _commit(self, segment: Segment, work: Path, facts: Mapping[str, Any]) -> CommittedSegment:
+    def _commit(
+        self, segment: Segment, work: Path, facts: Mapping[str, Any], chain: list[CommittedSegment]
+    ) -> list[CommittedSegment]:
+        """Commit a segment; return the chain with it, or that of another attempt which was faster.
+
+        Raises
+        ------
+        TransientError
+            The other one has even finished the stage.
+        """
         target = self.layout.segments_of(self.stage.id) / f"{segment.number:04d}"
         manifest = {**facts, "stage": self.stage.id, "kind": "segment"}
         if not commit_directory(work / "commit", target, self.layout, self.attempt_id, manifest):
-            # It went on from the same state, with the same random numbers; ours is not needed.
-            raise TransientError("another attempt committed this segment", where=str(target))
+            # On a node that was cut off, say. It went on from the same state, with the same random numbers.
+            logger.warning("another attempt committed segment %d of stage %s", segment.number, self.stage.id)
+            shutil.rmtree(work)
+            if is_committed(self.layout, self.stage.id):
+                raise TransientError(
+                    "another attempt finished this stage", where=self._position(segment.last)
+                )
+            return usable_segments(self.layout, self.stage.id, self.engine.state_file)
         shutil.rmtree(work)
-        return CommittedSegment.read(target)
+        return [*chain, CommittedSegment.read(target)]
 
     def _drop_old_state(self, chain: list[CommittedSegment]) -> None:
         """Keep the states of the last segments only: two, in case that the last one is damaged."""

@@ -40,12 +40,17 @@ def seconds_left() -> float:
     return float(end) - time.time() - margin_s(float(os.environ[WALLTIME]))
 
 
+def node() -> str:
+    """Name of this machine, as the cluster calls it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 def facts(_worker: Any) -> dict[str, Any]:
     """Tell the driver what this worker is."""
     return {
         "kind": os.environ.get(KIND, ""),
         "job": os.environ.get("SLURM_JOB_ID", ""),
-        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        "node": node(),
         "left_s": seconds_left(),
     }
 

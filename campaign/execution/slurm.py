@@ -64,8 +64,13 @@ PASSING = (
     "slurmctld",
     "submission is disabled",
     "in maintenance",
+    "inactive or drain",
 )
 """What sbatch says, in small letters, when it may take the same job later."""
+
+
+PERMANENT = ("invalid", "node configuration", "memory specification", "not permitted")
+"""What it says when it never will, whatever else it says."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class JobState:
 def is_passing(refusal: str) -> bool:
     """Whether sbatch may take the same job later: a limit, or a SLURM that does not answer."""
     text = refusal.lower()
-    return any(words in text for words in PASSING) and "node configuration" not in text
+    return any(words in text for words in PASSING) and not any(words in text for words in PERMANENT)
 
 
 def said_by_sbatch(text: str) -> str:
@@ -149,6 +154,11 @@ def seconds_left(text: str) -> float | None:
     except ValueError:
         return None
     return whole * 86400.0 + sum(part * 60.0**power for power, part in enumerate(reversed(parts)))
+
+
+def states_of_jobs() -> dict[str, JobState]:
+    """States of this user's jobs by id, also of those that ended some minutes ago."""
+    return dict(parse_squeue(ask(("squeue", "--me", "-h", "-t", "all", "-o", _FORMAT))))
 
 
 def jobs_named(prefix: str) -> list[tuple[str, str]]:
@@ -225,7 +235,7 @@ class JobWatch:
                 self._accounting = False
                 found = {}
         else:
-            found = dict(parse_squeue(ask(("squeue", "--me", "-h", "-t", "all", "-o", _FORMAT))))
+            found = states_of_jobs()
         with self._lock:
             for job in open_jobs:
                 if job in found:

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import sys
 import time
 import traceback
@@ -234,7 +233,7 @@ class _Attempt:
         ending = Ending(
             self._started,
             self._finished,
-            socket.gethostname(),
+            slot.node(),
             os.getpid(),
             self._wall_s,
             more.pop("segments", 0),
@@ -315,8 +314,10 @@ def _provenance(stage: Stage) -> dict[str, Any]:
         "atoms": stage.atoms,
         "steps": stage.steps,
         "versions": _versions(),
-        "host": socket.gethostname(),
+        "host": slot.node(),
         "cpu": _cpu_model(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
 
 
@@ -344,7 +345,7 @@ def _cpu_model() -> str:
 
 
 def _write_started(directory: Path, started: str) -> None:
-    facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
+    facts = {"host": slot.node(), "pid": os.getpid(), "started": started}
     write_atomic(directory / STARTED, json.dumps(facts), durable=False)
 
 

@@ -1,0 +1,406 @@
+"""Campaigns of real LAMMPS on a real SLURM, and what is done to them: each with exact counts."""
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+import campaign
+from campaign.errors import FailureClass
+from campaign.execution.commit import read_manifest, verify
+from campaign.execution.requests import write_request
+from campaign.execution.segments import committed_segments
+from campaign.layout import Layout
+from campaign.ledger import Attempt, Ledger
+from campaign.plan_file import read_status
+from tests.local_slurm import REQUIRED, LocalSlurm, local_slurm, needs_slurm
+from tests.standin_campaign import drive, engines_alive, plan_of, wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.lammps, pytest.mark.slow, needs_slurm]
+
+QUIET_S = 20.0
+"""Time in which jobs and engines are gone after their driver."""
+
+SPEC = """\
+campaign: cluster
+calculations:
+  nemd:
+    settings:
+      potential: tersoff-lj
+      structure:
+        lower: {{material: hbn, layers: 4, cells: [2, 2]}}
+        upper: {{material: graphene, layers: 3, cells: [2, 2]}}
+        cell_from: mean
+        stacking: ABp
+      bath_offset_K: 100
+      timestep_fs: 1
+      npt_ps: 0.5
+      nvt_ps: 0.2
+      preheat_ps: 0.5
+      build_up_ps: 2
+      production_ps: {production_ps}
+      sampling_interval_ps: 0.05
+    axes:
+      seed: {{count: {seeds}}}
+"""
+SHORT_PS, LONG_PS = 15, 40
+
+MEMORY_GB = 0.5
+"""Enough for a worker and a small LAMMPS, 0.35 in all, and too little for 100,000 atoms."""
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[LocalSlurm]:
+    with local_slurm(nodes=3, gpus=2) as started:
+        yield started
+
+
+class Case:
+    """One campaign on a site."""
+
+    def __init__(self, folder: Path, slurm: LocalSlurm, seeds: int, production_ps: float, **gpu: Any) -> None:
+        self.root = folder / "campaign"
+        self.layout = Layout(self.root)
+        self.slurm = slurm
+        folder.mkdir(exist_ok=True)
+        (folder / "spec.yaml").write_text(SPEC.format(seeds=seeds, production_ps=production_ps))
+        yaml = YAML(typ="safe")
+        data = yaml.load(slurm.site.read_text())
+        data["resources"]["gpu"] |= {"jobs": 2, **gpu}
+        self.site = folder / "site.yaml"
+        with self.site.open("w") as file:
+            yaml.dump(data, file)
+        plan, _ = plan_of(folder / "spec.yaml")
+        self.runs = list(plan.calculations[0].runs)
+
+    @property
+    def stages(self) -> int:
+        """Structure, then equilibration, production and reduction of each run."""
+        return 1 + 3 * len(self.runs)
+
+    def drive(self, segment_s: float = 2.0) -> "subprocess.Popen[bytes]":
+        return drive(self.root, 1, segment_s=segment_s, site=self.site)
+
+    def finish(self, segment_s: float = 2.0) -> None:
+        assert self.drive(segment_s).wait(600) == 0
+        self.check_whole()
+
+    def status(self) -> dict[str, Any]:
+        return read_status(self.layout.status) or {}
+
+    def attempts(self) -> list[Attempt]:
+        with Ledger.open(self.layout, read_only=True) as ledger:
+            return [item for stage_id in ledger.states() for item in ledger.attempts(stage_id)]
+
+    def failures(self) -> Counter[str]:
+        return Counter(item.failure_class for item in self.attempts() if item.failure_class)
+
+    def jobs(self) -> list[tuple[str, str]]:
+        """Id and state of this campaign's jobs that wait or run."""
+        lines = self.slurm.run("squeue", "-h", "-o", "%i %T %j").splitlines()
+        parts = (line.split() for line in lines)
+        return [(job, state) for job, state, name in parts if name.startswith("cluster-")]
+
+    def producing(self) -> dict[str, Any] | None:
+        """Entry of a production that runs, has committed a segment, and is in a job."""
+        if not (self.root / "ledger.sqlite").exists():
+            return None
+        for stage_id, entry in self.status().get("running", {}).items():
+            if entry["kind"] == "produce" and committed_segments(self.layout, stage_id):
+                return {"stage": stage_id, **entry}
+        return None
+
+    def wait_for_production(self, process: "subprocess.Popen[bytes]") -> dict[str, Any]:
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            assert process.poll() is None, (self.root.parent / "drive.log").read_text()
+            entry = self.producing()
+            if entry is not None:
+                found.append(entry)
+            return bool(found)
+
+        wait_for(look, seconds=240)
+        return found[0]
+
+    def check_whole(self) -> None:
+        """Everything is done, committed once, and neither a job nor an engine is left."""
+        committed = [path.name for path in self.layout.stages.glob("??/*")]
+        assert len(committed) == self.stages
+        for stage_id in committed:
+            verify(self.layout.stage(stage_id))
+        done = Counter(item.stage_id for item in self.attempts() if item.state == "done")
+        assert done == Counter(committed)
+        assert campaign.open(self.root).results["nemd"].ds["itc"].notnull().all()
+        self.check_nothing_left()
+
+    def check_nothing_left(self) -> None:
+        wait_for(lambda: not self.jobs(), seconds=QUIET_S)
+        wait_for(lambda: not engines_alive(self.root), seconds=QUIET_S)
+        assert not list(self.layout.jobs.glob(".dask-jobqueue.worker.*"))
+
+    def gpus_overlap(self) -> list[tuple[str, str]]:
+        """Pairs of attempts that had the same GPU of a node at the same time."""
+        used = []
+        for item in self.attempts():
+            if item.state == "done":
+                gpus = read_manifest(self.layout.stage(item.stage_id))["gpus"]
+                if gpus is not None:
+                    gpu = (item.host, gpus)
+                    used.append((item.id, gpu, item.job, item.started or "", item.finished or ""))
+        return [
+            (one[0], other[0])
+            for index, one in enumerate(used)
+            for other in used[index + 1 :]
+            if one[1] == other[1] and one[2] != other[2] and one[3] < other[4] and other[3] < one[4]
+        ]
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[LocalSlurm]:
+    """One whose nodes have addresses of their own, and jobs that have no more memory than they asked for."""
+    if os.geteuid() != 0 and not REQUIRED:
+        pytest.skip("network namespaces and cgroups take root")
+    with local_slurm(nodes=3, gpus=2, netns=True, cgroup=True) as started:
+        yield started
+
+
+@pytest.fixture
+def case(slurm: LocalSlurm, tmp_path: Path) -> Callable[..., Case]:
+    return lambda seeds, production_ps, **gpu: Case(tmp_path, slurm, seeds, production_ps, **gpu)
+
+
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def test_a_campaign_over_several_gpu_jobs(case: Callable[..., Case]) -> None:
+    one = case(4, SHORT_PS)
+    one.finish()
+    attempts = one.attempts()
+    assert len(attempts) == one.stages
+    gpu_jobs = {
+        read_manifest(one.layout.stage(item.stage_id))["job"]
+        for item in attempts
+        if read_manifest(one.layout.stage(item.stage_id))["gpus"] is not None
+    }
+    assert len(gpu_jobs) == 2
+    assert {item.job for item in attempts} > gpu_jobs
+    assert one.gpus_overlap() == []
+    for item in attempts:  # build and reduce hold no GPU
+        manifest = read_manifest(one.layout.stage(item.stage_id))
+        assert (manifest["gpus"] is None) == (manifest["kind"] in {"build", "reduce"})
+
+
+def test_what_somebody_cancelled_is_not_resubmitted_unasked(case: Callable[..., Case]) -> None:
+    one = case(2, LONG_PS)
+    process = one.drive()
+    entry = one.wait_for_production(process)
+    one.slurm.run("scancel", entry["job"])
+    process.wait(400)
+    assert one.failures() == {FailureClass.JOB_CANCELLED: 1}
+    (failed,) = [item for item in one.attempts() if item.failure_class]
+    assert (failed.stage_id, failed.job, failed.segments > 0) == (entry["stage"], entry["job"], True)
+    assert f"job {entry['job']} on {entry['node']}: somebody cancelled the job" in (failed.message or "")
+    with Ledger.open(one.layout, read_only=True) as ledger:
+        assert ledger.counts() == {"done": one.stages - 2, "failed": 1, "pending": 1}
+    one.check_nothing_left()
+    assert one.drive().wait(60) == 0  # nothing to do: it waits to be asked for
+    assert len(one.attempts()) == one.stages - 1
+    write_request(one.layout, "retry", {"stages": [entry["stage"]]})
+    one.finish()
+    assert len(one.attempts()) == one.stages + 1
+
+
+def test_a_chain_over_four_jobs_ends_each_before_its_walltime(case: Callable[..., Case]) -> None:
+    one = case(1, 2 * LONG_PS, jobs=1, walltime="0:00:30")
+    one.finish()
+    failed = [item for item in one.attempts() if item.failure_class]
+    assert {item.failure_class for item in failed} == {FailureClass.WALLTIME}
+    assert all(item.segments > 0 for item in failed)
+    with Ledger.open(one.layout, read_only=True) as ledger:
+        assert ledger.failures(one.runs[0].stages[2]) == {}  # nothing of a budget is spent
+    chain = read_manifest(one.layout.stage(one.runs[0].stages[2]))["segments"]
+    assert len(chain) >= 4
+    assert len({item.job for item in one.attempts() if item.stage_id == one.runs[0].stages[2]}) >= 4
+    # Nothing was computed twice: the steps that attempts committed are those of the stage.
+    steps = sum(item.steps for item in one.attempts() if item.stage_id == one.runs[0].stages[2])
+    assert steps == chain[-1]["last"]
+
+
+def test_a_job_that_slurm_ends_at_its_walltime_goes_on_in_another(case: Callable[..., Case]) -> None:
+    """The site's walltime is ten minutes, but somebody shortened this job."""
+    one = case(1, LONG_PS)
+    process = one.drive()
+    entry = one.wait_for_production(process)
+    soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))
+    one.slurm.run("scontrol", "update", f"jobid={entry['job']}", f"EndTime={soon}")
+    assert process.wait(400) == 0
+    one.check_whole()
+    assert one.failures() == {FailureClass.WALLTIME: 1}
+    assert len(one.attempts()) == one.stages + 1
+
+
+def test_a_node_that_goes_down_costs_a_segment(case: Callable[..., Case]) -> None:
+    one = case(2, LONG_PS)
+    process = one.drive()
+    entry = one.wait_for_production(process)
+    node = entry["node"]
+    in_it = sum(item["node"] == node for item in one.status()["running"].values())
+    one.slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        assert process.wait(500) == 0
+    finally:
+        stop(process)
+        one.slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+    one.check_whole()
+    assert set(one.failures()) == {FailureClass.NODE_FAILURE}
+    assert 1 <= one.failures()[FailureClass.NODE_FAILURE] <= in_it
+    assert len(one.attempts()) == one.stages + one.failures().total()
+
+
+def test_a_driver_that_is_killed_and_started_again_while_its_jobs_run(case: Callable[..., Case]) -> None:
+    one = case(2, LONG_PS)
+    process = one.drive()
+    one.wait_for_production(process)
+    flying = len(one.status()["running"])
+    process.kill()
+    process.wait()
+    assert one.jobs()
+    before = {path.name for path in one.layout.stages.glob("??/*")}
+    one.finish()
+    assert one.failures() == {FailureClass.LOST_WORKER: one.failures()[FailureClass.LOST_WORKER]}
+    assert 1 <= one.failures().total() <= flying
+    assert len(one.attempts()) == one.stages + one.failures().total()
+    assert before.isdisjoint(item.stage_id for item in one.attempts() if item.epoch == 2)
+
+
+def test_jobs_whose_driver_has_gone_end_themselves(case: Callable[..., Case]) -> None:
+    one = case(1, 20 * LONG_PS)
+    process = one.drive()
+    one.wait_for_production(process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not engines_alive(one.root), seconds=90)
+    wait_for(lambda: not one.jobs(), seconds=90)
+
+
+def test_a_stop_leaves_no_job_and_the_next_start_goes_on(case: Callable[..., Case]) -> None:
+    one = case(2, LONG_PS)
+    process = one.drive()
+    one.wait_for_production(process)
+    write_request(one.layout, "stop", {})
+    assert process.wait(90) == 130
+    one.check_nothing_left()
+    assert set(one.failures()) == {FailureClass.CANCELLED}
+    cancelled = one.failures().total()
+    one.finish()
+    assert len(one.attempts()) == one.stages + cancelled
+    steps = Counter[str]()
+    for item in one.attempts():
+        steps[item.stage_id] += item.steps
+    for run in one.runs:
+        assert steps[run.stages[2]] == read_manifest(one.layout.stage(run.stages[2]))["segments"][-1]["last"]
+
+
+def test_an_impossible_request_is_told_and_nothing_waits(case: Callable[..., Case]) -> None:
+    one = case(1, SHORT_PS, memory_GB=4000.0)
+    process = one.drive()
+    assert process.wait(120) == 0
+    (held,) = one.status()["held"]
+    assert held.startswith("resource gpu: SLURM refuses its jobs: ")
+    assert one.status()["counts"]["nemd"]["pending"] == 1
+    one.check_nothing_left()
+
+
+def test_a_queue_that_refuses_jobs_for_a_while_is_waited_for(
+    case: Callable[..., Case], slurm: LocalSlurm
+) -> None:
+    one = case(1, SHORT_PS)
+    slurm.run("scontrol", "update", "partitionname=gpu", "state=inactive")
+    process = one.drive()
+    try:
+        wait_for(lambda: "SLURM refuses jobs" in str(one.status().get("cluster")), seconds=90)
+        assert process.poll() is None
+    finally:
+        slurm.run("scontrol", "update", "partitionname=gpu", "state=up")
+    assert process.wait(300) == 0
+    one.check_whole()
+    assert len(one.attempts()) == one.stages
+
+
+def test_a_controller_that_is_restarted_is_waited_for(case: Callable[..., Case], slurm: LocalSlurm) -> None:
+    one = case(2, LONG_PS)
+    process = one.drive()
+    one.wait_for_production(process)
+    pid = int((slurm.directory / "slurmctld.pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), seconds=30)
+    time.sleep(5)
+    subprocess.run(("slurmctld",), env={**os.environ, "SLURM_CONF": str(slurm.conf)}, check=True)
+    assert process.wait(500) == 0
+    one.check_whole()
+    assert len(one.attempts()) == one.stages
+
+
+def test_a_node_that_is_cut_off_and_comes_back(network: LocalSlurm, tmp_path: Path) -> None:
+    """Both copies compute, on a file system that they share; each stage is committed once."""
+    one = Case(tmp_path, network, 1, 2 * LONG_PS)
+    process = one.drive()
+    entry = one.wait_for_production(process)
+    number = int(entry["node"][-1])
+    network.cut_off(number)
+    try:
+        # The copy that nobody hears of goes on, and another one begins.
+        wait_for(lambda: sum(item.stage_id == entry["stage"] for item in one.attempts()) == 2, seconds=180)
+    finally:
+        network.cut_off(number, back=True)
+    assert process.wait(500) == 0
+    one.check_whole()
+    assert one.failures().total() == 1
+    assert set(one.failures()) <= {FailureClass.NODE_FAILURE, FailureClass.LOST_WORKER}
+    assert len(one.attempts()) == one.stages + 1
+
+
+def test_a_node_whose_daemon_is_killed(network: LocalSlurm, tmp_path: Path) -> None:
+    one = Case(tmp_path, network, 1, 2 * LONG_PS)
+    process = one.drive()
+    entry = one.wait_for_production(process)
+    node = entry["node"]
+    os.kill(int((network.directory / f"slurmd.{node}.pid").read_text()), signal.SIGKILL)
+    assert process.wait(500) == 0
+    one.check_whole()
+    assert one.failures() == {FailureClass.NODE_FAILURE: 1}
+    assert len(one.attempts()) == one.stages + 1
+    (failed,) = [item for item in one.attempts() if item.failure_class]
+    assert (failed.stage_id, failed.job) == (entry["stage"], entry["job"])
+
+
+def test_what_ran_out_of_memory_asks_for_more(network: LocalSlurm, tmp_path: Path) -> None:
+    """100,800 atoms do not fit beside the worker."""
+    one = Case(tmp_path, network, 1, 0.5, memory_GB=MEMORY_GB)
+    spec = (tmp_path / "spec.yaml").read_text().replace("cells: [2, 2]", "cells: [60, 60]")
+    for name in ("npt_ps: 0.5", "nvt_ps: 0.2", "preheat_ps: 0.5", "build_up_ps: 2"):
+        spec = spec.replace(name, f"{name.partition(':')[0]}: 0.02")
+    (tmp_path / "spec.yaml").write_text(spec)
+    plan, _ = plan_of(tmp_path / "spec.yaml")
+    stage_id = plan.calculations[0].runs[0].stages[1]
+    process = one.drive(segment_s=300)
+    wait_for(lambda: one.layout.stage(stage_id).exists(), seconds=300)
+    write_request(one.layout, "stop", {})
+    assert process.wait(120) == 130
+    one.check_nothing_left()
+    failed, done = (item for item in one.attempts() if item.stage_id == stage_id)
+    assert (failed.failure_class, done.state) == (FailureClass.OUT_OF_MEMORY, "done")
+    asked = [network.run("scontrol", "show", "job", str(item.job)) for item in (failed, done)]
+    megabytes = [float(text.partition("mem=")[2].partition("M,")[0]) for text in asked]
+    assert megabytes == [1024 * MEMORY_GB, 2 * 1024 * MEMORY_GB]
