@@ -43,6 +43,32 @@ MAX_CHANGES = 20
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A speed that attempts measured.
+
+    Attributes
+    ----------
+    engine, potential
+        Of what.
+    in_jobs
+        In jobs of a cluster, not on the driver's machine.
+    atom_steps_per_s
+        In a slot, over all that they committed.
+    attempts
+        How many they are.
+    spread
+        Standard deviation between them, as a part of their mean; 0 for one.
+    """
+
+    engine: str
+    potential: str | None
+    in_jobs: bool
+    atom_steps_per_s: float
+    attempts: int
+    spread: float
+
+
+@dataclass(frozen=True)
 class RunCounts:
     """Runs of a plan by what becomes of them.
 
@@ -108,7 +134,8 @@ class FieldChange:
 class CostRow:
     """Cost of the stages of one sort that are to be computed.
 
-    ``core_hours`` and ``speed_atom_steps_per_s`` are None if no speed is known; ``speed_from`` says whose.
+    ``longest_atom_steps`` are those of the longest stage. ``core_hours`` and ``speed_atom_steps_per_s`` are
+    None if no speed is known; ``speed_from`` says whose.
     """
 
     kind: str
@@ -116,6 +143,7 @@ class CostRow:
     potential: str | None
     stages: int
     atom_steps: int
+    longest_atom_steps: int
     speed_atom_steps_per_s: float | None
     speed_from: str
     core_hours: float | None
@@ -241,6 +269,7 @@ def _cost(plan: Plan, committed: Set[str], speeds: Mapping[Speed, float]) -> Ite
             potential=potential,
             stages=number,
             atom_steps=atom_steps,
+            longest_atom_steps=max(common.atoms * common.steps for common, _ in members),
             speed_atom_steps_per_s=speed,
             speed_from=source,
             core_hours=hours,

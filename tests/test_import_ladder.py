@@ -30,6 +30,7 @@ LADDER = (
     ("plan",),
     ("unchanged",),
     ("compare",),
+    ("site_cost",),
     ("ledger",),
     ("store",),
     ("execution",),

@@ -8,7 +8,7 @@ Their numbers are noise drawn from the seed of a stage; nothing in them is physi
 
 - ``batch``: one short stage in Python (it travels in batches);
 - ``alone``: one stage in Python that travels alone;
-- ``engine``: a stage with a process (``/bin/true``), then a short stage that reads it.
+- ``engine``: a stage with a process (``/bin/sleep`` for ``seconds``), then a short stage that reads it.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,12 @@ from campaign.errors import CampaignError, TransientError
 from campaign.protocols.base import Check, Stage, Variable, read_result, write_result
 from campaign.quantities import Count, Settings
 
+MIN_DURATION_PS = 1.0
+"""MD time of an engine stage that takes no time at all; each second more of sleep is a picosecond more."""
+
 
 class NoopEngine:
-    """Starts ``/bin/true``; what it "wrote" is one number."""
+    """Starts ``/bin/sleep``; what it "wrote" is one number."""
 
     name: ClassVar[str] = "noop"
     results_version: ClassVar[int] = 1
@@ -35,13 +38,15 @@ class NoopEngine:
 
     def check(self) -> EngineInfo:
         """Find it: nothing can be missing."""
-        return EngineInfo("noop (computes nothing)", "1", "/bin/true", "none", self.capabilities)
+        return EngineInfo("noop (computes nothing)", "1", "/bin/sleep", "none", self.capabilities)
 
     def prepare(self, workload: Workload, directory: Path) -> Command:
         """Write one small input file, as for every engine, and the state that it would leave."""
         (directory / "in.noop").write_text(f"seed {workload.random_seed} last {workload.segment.last}\n")
         (directory / self.state_file).write_text("none\n")
-        return Command(("/bin/true",), keep=("in.noop",))
+        (step,) = workload.simulation.steps
+        seconds = getattr(step, "duration_ps", MIN_DURATION_PS) - MIN_DURATION_PS
+        return Command(("/bin/sleep", f"{seconds:g}"), keep=("in.noop",))
 
     def segment_end(self, simulation: Simulation, step: int) -> int:  # noqa: ARG002
         """End a segment anywhere."""
@@ -58,7 +63,7 @@ class NoopEngine:
         return Output(xr.Dataset({"value": ((), value, {"units": "K"})}), int(last))
 
     def diagnose(self, directory: Path, returncode: int) -> CampaignError:
-        """Tell a killed process: ``/bin/true`` does not fail."""
+        """Tell a killed process: ``/bin/sleep`` does not fail."""
         return TransientError(f"the no-op ended with {returncode}", where=str(directory))
 
 
@@ -68,6 +73,8 @@ class NoopSettings(Settings):
     way: Literal["batch", "alone", "engine"] = "batch"
     points: Annotated[int, Field(ge=0)] = 0
     """Points of a spectrum beside four scalars; 0 for none."""
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    """How long an engine sleeps."""
     variant: Count = 1
     """Does nothing but tell conditions apart."""
 
@@ -89,7 +96,8 @@ class NoopProtocol:
         """Make the stages that the module names."""
         build = Stage("build", self.name, NoopSettings(), 1, atoms=1)
         if settings.way == "engine":
-            step = NVT(temperature_K=300.0, duration_ps=1.0, thermostat_damping_fs=100.0)
+            duration_ps = MIN_DURATION_PS + settings.seconds
+            step = NVT(temperature_K=300.0, duration_ps=duration_ps, thermostat_damping_fs=100.0)
             simulation = Simulation(potential=f"none-{settings.variant}", timestep_fs=1.0, steps=(step,))
             needs = {"structure": build.id}
             produce = Stage("produce", self.name, simulation, 1, needs, engine, {}, replica, 1, 1000)

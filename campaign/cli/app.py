@@ -171,15 +171,19 @@ def check(spec: SpecArgument, yes: YesOption = False, json_: JsonOption = False)
 
 @app.command()
 def plan(
-    spec: SpecArgument, directory: DirectoryOption = None, yes: YesOption = False, json_: JsonOption = False
+    spec: SpecArgument,
+    directory: DirectoryOption = None,
+    site: SiteOption = None,
+    yes: YesOption = False,
+    json_: JsonOption = False,
 ) -> None:
     """Show what would run, and what it costs.
 
-    Also what is reused, and why the rest is not. Nothing is run.
+    Also what is reused, and why the rest is not; with --site the jobs, too. Nothing is run.
     """
     from campaign.cli.specs import plan_spec
 
-    plan_spec(spec, directory, yes=yes, as_json=json_)
+    plan_spec(spec, directory, site=site, yes=yes, as_json=json_)
 
 
 @app.command()
@@ -207,7 +211,7 @@ def run(  # noqa: PLR0917 - one parameter for each option
     if site is not None and (workers or threads):
         raise SpecError("--workers and --threads are for this machine", hint="the site says both")
     if dry_run:
-        plan_spec(spec, directory, yes=yes, as_json=json_)
+        plan_spec(spec, directory, site=site, yes=yes, as_json=json_)
         return
     cores = len(os.sched_getaffinity(0))
     if (workers or 1) * (threads or 1) > cores:
@@ -320,12 +324,23 @@ def doctor(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every file of every stage, and compare its hash.")
     ] = False,
+    site: SiteOption = None,
+    wait: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Longest wait for a node of the --site.")
+    ] = 120,
     json_: JsonOption = False,
 ) -> None:
-    """Check this machine, and a campaign's directory.
+    """Check this machine, and a campaign's directory; or a cluster.
 
-    One line for each check, and what to do about it. Nothing is changed.
+    One line for each check, and what to do about it. Nothing is changed. With --site each resource of the
+    cluster gets one job of at most two minutes.
     """
+    if site is not None:
+        if directory is not None or verify:
+            raise SpecError("--site checks a cluster", hint="check a campaign's directory without it")
+        from campaign.cli.doctor_site import examine_site
+
+        raise typer.Exit(examine_site(site, wait_s=wait, as_json=json_))
     from campaign.cli.doctor import examine
 
     if directory is None:

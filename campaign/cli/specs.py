@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaign.cli.app import err, out
-from campaign.cli.directory import check_directory
+from campaign.cli.directory import campaign_root, check_directory
 from campaign.cli.text import duration, fits, folded, make_table, plural
 from campaign.errors import SpecError
 from campaign.layout import Layout, write_atomic
@@ -68,21 +68,35 @@ def check_spec(path: Path, *, yes: bool, as_json: bool) -> None:
     out.print(f"{path}: good. {plan.campaign}: {runs}; {plural(len(plan.stages), 'stage')}", markup=False)
 
 
-def plan_spec(path: Path, directory: Path | None, *, yes: bool, as_json: bool) -> None:
+def plan_spec(path: Path, directory: Path | None, *, site: str | None, yes: bool, as_json: bool) -> None:
     """Compare a spec with what its campaign has, and show what would run and what it costs."""
     from campaign.spec import load_spec
     from campaign.unchanged import plan_or_reuse
 
+    named = None
+    if site is not None:
+        from campaign.site import find_site
+
+        named = find_site(site)
     spec = load_spec(path)
-    layout = Layout(directory or Path("campaigns") / spec.campaign)
+    layout = Layout(campaign_root(spec.campaign, directory, named))
     plan, _ = plan_or_reuse(spec, layout.plan, allow_large=yes)
     check_directory(layout, plan.campaign)
     report = against_directory(plan, layout)
     if as_json:
-        json.dump(report.to_json(), sys.stdout, indent=1)
+        record = report.to_json()
+        if named is not None:
+            from campaign.cli.site_plan import site_json
+
+            record["on_site"] = site_json(named, report, layout)
+        json.dump(record, sys.stdout, indent=1)
         sys.stdout.write("\n")
         return
     _print_report(report, layout)
+    if named is not None:
+        from campaign.cli.site_plan import print_site_plan
+
+        print_site_plan(named, report, layout)
 
 
 def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":

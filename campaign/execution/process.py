@@ -118,7 +118,7 @@ def run_process(
         raise OutOfMemoryError(
             f"{Path(command.argv[0]).name} was killed: no memory was left",
             where=str(directory),
-            hint="run fewer at a time (--workers), or on a machine with more memory",
+            hint="run fewer at a time, or with more memory",
         )
     return returncode
 

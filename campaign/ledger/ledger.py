@@ -10,10 +10,12 @@ Four states are stored; ready and blocked follow from them::
     done    -> pending       forget     its directory is gone
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from campaign.compare import Measured
 from campaign.errors import FailureClass, LedgerError
 from campaign.ledger.file import LedgerFile
 from campaign.ledger.records import Attempt, Ending, State, utc_now
@@ -315,3 +317,22 @@ class Ledger(LedgerFile):
             "GROUP BY engine, potential"
         )
         return {(row[0], row[1]): row[2] for row in rows}
+
+    def measured(self) -> list[Measured]:
+        """Speeds as in `speeds`, those in jobs apart from the others, with the spread between attempts."""
+        rows = self._connection.execute(
+            "SELECT engine, potential, in_jobs, sum(atom_steps) / sum(wall_s), count(*), "
+            "avg(atom_steps / wall_s), avg(atom_steps / wall_s * atom_steps / wall_s) FROM ("
+            "SELECT engine, potential, job IS NOT NULL AS in_jobs, wall_s, "
+            "CAST(atoms AS REAL) * attempts.steps AS atom_steps FROM attempts "
+            "JOIN stages ON stages.id = attempts.stage_id "
+            "WHERE attempts.steps > 0 AND wall_s > 0 AND engine IS NOT NULL) "
+            "GROUP BY engine, potential, in_jobs"
+        )
+        found = []
+        for engine, potential, in_jobs, speed, number, mean, mean_square in rows:
+            variance = max(0.0, mean_square - mean**2) * number / max(1, number - 1)
+            found.append(
+                Measured(engine, potential, bool(in_jobs), speed, number, math.sqrt(variance) / mean)
+            )
+        return found

@@ -1,0 +1,272 @@
+"""How many jobs are asked for, and which are let go: a scripted cluster in place of Dask's and SLURM's."""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from campaign.errors import FailureClass
+from campaign.execution import jobs as module
+from campaign.execution.cluster import Kind
+from campaign.execution.jobs import IDLE_S, REFUSED_S, VERDICT_S, SlurmJobs
+from campaign.execution.slurm import JobState
+from campaign.site import NamedSite, Resource, Site
+
+GPU, MORE, CPU = Kind("gpu"), Kind("gpu", 1), Kind("cpu")
+SITE = Site(
+    scheduler="slurm",
+    resources={
+        "gpu": Resource(walltime="1:00:00", memory_GB=4, gpus=1, jobs=3),
+        "cpu": Resource(walltime="1:00:00", memory_GB=4, cores=4, slots=4, jobs=2),
+    },
+    stages={"default": "gpu", "build": "cpu"},
+)
+NEEDS_S = 100.0
+
+
+@dataclass
+class ScriptedCluster:
+    """Submits at once what its spec says, unless it shall refuse; jobs are numbered from 1."""
+
+    refusal: str = ""
+    worker_spec: dict[str, Any] = field(default_factory=dict)
+    workers: dict[str, Any] = field(default_factory=dict)
+    submitted: list[Any] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    new_spec: Mapping[str, Any] = field(default_factory=lambda: {"cls": object, "options": {}})
+
+    def scale(self, jobs: int) -> None:
+        assert jobs == len(self.worker_spec)
+        for name in [name for name in self.workers if name not in self.worker_spec]:
+            self.cancelled.append(self.workers.pop(name).job_id)
+        for name in [name for name in self.worker_spec if name not in self.workers]:
+            job_id = None if self.refusal else str(len(self.submitted) + 1)
+            if job_id:
+                self.submitted.append(self.worker_spec[name]["options"])
+            self.workers[name] = SimpleNamespace(job_id=job_id, refused=self.refusal)
+
+
+@dataclass
+class ScriptedWatch:
+    """What SLURM says of jobs."""
+
+    states: dict[str, JobState] = field(default_factory=dict)
+    problem: str = ""
+
+    def state(self, job_id: str) -> JobState | None:
+        return self.states.get(job_id)
+
+    def hurry(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Scene:
+    """Jobs of a site with a clock of their own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.cluster, self.watch = ScriptedCluster(), ScriptedWatch()
+        self.workers: dict[str, Any] = {}
+        monkeypatch.setattr(module, "JobWatch", lambda _: self.watch)
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr("campaign.execution.cluster.time", clock)
+        client = SimpleNamespace(scheduler_info=lambda: {"workers": self.workers})
+        named = NamedSite("here", Path("here.yaml"), SITE)
+        self.jobs = SlurmJobs(client, self.cluster, named, Path("/jobs"), name="c-1.1", needs_s=NEEDS_S)
+
+    def request(self, wanted: Mapping[Kind, int], busy: Set[str] = frozenset()) -> Mapping[str, str]:
+        """One look of the driver, a second after the one before."""
+        self.now += 1
+        self.jobs.slots()
+        return self.jobs.request(wanted, busy)
+
+    def start(self, job_id: str, kind: Kind = GPU, node: str = "n1", left_s: float = 3000) -> str:
+        """A worker of a job registers."""
+        address = f"tls://{node}:{job_id}"
+        facts = {"kind": str(kind), "job": job_id, "node": node, "left_s": left_s}
+        self.workers[address] = {"campaign": facts}
+        self.watch.states[job_id] = JobState("RUNNING", "None", node)
+        self.jobs.slots()
+        return address
+
+    def end(self, job_id: str, state: str, node: str = "n1") -> None:
+        self.workers = {
+            key: worker for key, worker in self.workers.items() if worker["campaign"]["job"] != job_id
+        }
+        self.watch.states[job_id] = JobState(state, node=node)
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(monkeypatch)
+
+
+def test_as_many_jobs_as_have_something_to_do_up_to_the_most(scene: Scene) -> None:
+    scene.request({GPU: 2, CPU: 5})
+    assert [options["job_name"] for options in scene.cluster.submitted].count("c-1.1.gpu") == 2
+    assert [options["job_name"] for options in scene.cluster.submitted].count(
+        "c-1.1.cpu"
+    ) == 2  # of four slots
+    scene.request({GPU: 50, CPU: 5})
+    assert len(scene.cluster.submitted) == 5
+    for _ in range(5):
+        scene.request({GPU: 50, CPU: 5})
+    assert len(scene.cluster.submitted) == 5
+
+
+def test_kinds_of_a_resource_share_its_jobs(scene: Scene) -> None:
+    scene.request({GPU: 2})
+    scene.request({GPU: 2, MORE: 2})
+    assert [options["job_mem"] for options in scene.cluster.submitted] == ["4096M", "4096M", "8192M"]
+
+
+def test_what_waits_is_let_go_before_what_runs_and_what_works_is_kept(scene: Scene) -> None:
+    scene.request({GPU: 3})
+    scene.request({GPU: 3})
+    busy = {scene.start("1")}
+    scene.start("2")
+    scene.request({GPU: 1}, busy)
+    assert scene.cluster.cancelled == ["3"]
+    for _ in range(int(IDLE_S) + 2):
+        scene.request({GPU: 1}, busy)
+    assert scene.cluster.cancelled == ["3", "2"]
+    for _ in range(int(IDLE_S) + 2):
+        scene.request({GPU: 1}, busy)
+    assert scene.cluster.cancelled == ["3", "2"]
+
+
+def test_a_job_without_time_for_a_segment_is_given_back_and_replaced(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    scene.now += 20  # so long it waits in the queue
+    busy = {scene.start("1", left_s=NEEDS_S + 30)}
+    scene.request({GPU: 1}, busy)
+    scene.now += 60
+    scene.request({GPU: 1}, busy)
+    assert len(scene.cluster.submitted) == 1  # what runs in it goes on
+    scene.now += 50  # now as much is left as the job took to start
+    scene.request({GPU: 1}, busy)
+    scene.request({GPU: 1}, busy)
+    assert (len(scene.cluster.submitted), scene.cluster.cancelled) == (2, [])
+    scene.request({GPU: 1})
+    assert scene.cluster.cancelled == ["1"]
+
+
+def test_a_refusal_that_may_pass_is_waited_for(scene: Scene) -> None:
+    scene.cluster.refusal = "Unable to contact slurm controller"
+    assert scene.request({GPU: 1}) == {}
+    assert scene.request({GPU: 1}) == {}
+    assert "SLURM refuses jobs (Unable to contact slurm controller)" in str(scene.jobs.picture())
+    scene.cluster.refusal = ""
+    scene.request({GPU: 1})
+    assert scene.cluster.submitted == []
+    scene.now += REFUSED_S
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    assert len(scene.cluster.submitted) == 1
+    assert "refuses" not in str(scene.jobs.picture())
+
+
+def test_a_refusal_for_good_is_told(scene: Scene) -> None:
+    scene.cluster.refusal = "invalid partition specified: gpuu"
+    scene.request({GPU: 1})
+    assert scene.request({GPU: 1}) == {"gpu": "SLURM refuses its jobs: invalid partition specified: gpuu"}
+
+
+def test_a_job_that_would_wait_for_ever_is_cancelled_and_told(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    scene.watch.states["1"] = JobState("PENDING", "PartitionTimeLimit")
+    assert scene.request({GPU: 1}) == {"gpu": "job 1 would wait for ever: PartitionTimeLimit"}
+    scene.request({GPU: 1})
+    assert scene.cluster.cancelled == ["1"]
+
+
+def test_jobs_that_end_before_a_worker_starts_are_told(scene: Scene) -> None:
+    for number in ("1", "2"):
+        scene.request({GPU: 1})
+        assert scene.request({GPU: 1}) == {}
+        scene.end(number, "FAILED")
+    (told,) = scene.request({GPU: 1}).values()
+    assert told == "its jobs end before a worker starts (FAILED); see jobs/c-1.1.gpu-2.err"
+
+
+def test_a_node_that_fails_twice_is_left_out(scene: Scene) -> None:
+    for number, node in (("1", "n7"), ("2", "n8"), ("3", "n7")):
+        scene.request({GPU: 1})
+        scene.request({GPU: 1})
+        scene.start(number, node=node)
+        scene.end(number, "NODE_FAIL", node)
+    scene.request({GPU: 1})
+    excluded = ["--exclude=n7" in options["job_extra_directives"] for options in scene.cluster.submitted]
+    assert excluded == [False, False, False, True]
+    assert "left out after failures: n7" in str(scene.jobs.picture())
+
+
+def test_jobs_that_somebody_cancelled_are_not_asked_for_again(scene: Scene) -> None:
+    scene.request({GPU: 3})
+    scene.request({GPU: 3})
+    for number in ("1", "2"):
+        scene.end(number, "CANCELLED")
+    assert scene.request({GPU: 3}) == {}
+    assert len(scene.cluster.submitted) == 3
+    scene.end("3", "CANCELLED")
+    told = scene.request({GPU: 3})
+    assert told == {"gpu": "all its jobs were cancelled; `campaign run` asks for new ones"}
+
+
+@pytest.mark.parametrize(
+    ("state", "failure_class"),
+    [
+        ("TIMEOUT", FailureClass.WALLTIME),
+        ("OUT_OF_MEMORY", FailureClass.OUT_OF_MEMORY),
+        ("NODE_FAIL", FailureClass.NODE_FAILURE),
+        ("PREEMPTED", FailureClass.PREEMPTED),
+        ("CANCELLED", FailureClass.JOB_CANCELLED),
+        ("FAILED", FailureClass.LOST_WORKER),
+    ],
+)
+def test_why_a_worker_was_lost(scene: Scene, state: str, failure_class: FailureClass) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    address = scene.start("1")
+    slot = scene.jobs.slots()[address]
+    since = scene.now
+    assert scene.jobs.why_lost(slot, since) is None  # SLURM thinks that it runs
+    scene.end("1", state)
+    loss = scene.jobs.why_lost(slot, since)
+    assert loss is not None
+    assert loss.failure_class == failure_class
+    assert loss.message.startswith("job 1 on n1: ")
+
+
+def test_a_worker_of_which_slurm_says_nothing_is_lost_after_a_while(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    address = scene.start("1")
+    slot = scene.jobs.slots()[address]
+    del scene.workers[address]
+    scene.jobs.slots()
+    since = scene.now
+    scene.now += VERDICT_S - 1
+    assert scene.jobs.why_lost(slot, since) is None
+    scene.now += 2
+    loss = scene.jobs.why_lost(slot, since)
+    assert loss is not None
+    assert loss.failure_class == FailureClass.LOST_WORKER
+
+
+def test_what_slurm_gave_up_is_no_slot_any_more(scene: Scene) -> None:
+    """On a node that is cut off the worker may go on."""
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    address = scene.start("1")
+    assert address in scene.jobs.slots()
+    scene.watch.states["1"] = JobState("NODE_FAIL", node="n1")
+    assert address in scene.workers
+    assert scene.jobs.slots() == {}
