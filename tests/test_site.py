@@ -7,7 +7,7 @@ import pytest
 
 from campaign.errors import SpecError
 from campaign.execution.cluster import Kind
-from campaign.execution.jobs import job_script
+from campaign.execution.job_scripts import job_script
 from campaign.site import Resource, find_site, seconds_of
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "slurm").glob("*.yaml"))

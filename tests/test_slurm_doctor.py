@@ -15,7 +15,8 @@ from campaign.cli.doctor import Finding
 from campaign.cli.doctor_site import _of_job
 from campaign.execution import probe, probing
 from campaign.execution.cluster import Kind
-from campaign.execution.jobs import DRIVER, job_script, open_jobs
+from campaign.execution.job_scripts import DRIVER, job_script
+from campaign.execution.jobs import open_jobs
 from campaign.execution.slurm import JobState
 from campaign.layout import Layout
 from campaign.site import Resource, find_site

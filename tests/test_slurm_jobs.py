@@ -10,7 +10,7 @@ import pytest
 from campaign.errors import FailureClass, ResourceError
 from campaign.execution import slot, slurm
 from campaign.execution.cluster import Kind
-from campaign.execution.jobs import job_options, segment_s
+from campaign.execution.job_scripts import job_options, segment_s
 from campaign.execution.slurm import (
     ENDINGS,
     JobState,

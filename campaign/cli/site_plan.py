@@ -12,7 +12,7 @@ from campaign.cli.text import duration, folded, plural
 from campaign.compare import PlanReport
 from campaign.errors import SpecError
 from campaign.execution.cluster import Kind
-from campaign.execution.jobs import DRIVER, job_prefix, job_script, segment_s
+from campaign.execution.job_scripts import DRIVER, job_prefix, job_script, segment_s
 from campaign.execution.segments import SEGMENT_S
 from campaign.execution.slot import margin_s
 from campaign.layout import Layout

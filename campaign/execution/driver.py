@@ -18,7 +18,7 @@ from typing import Any
 
 from campaign.engines.base import get_engine
 from campaign.errors import FailureClass, LedgerError, ResourceError
-from campaign.execution import jobs
+from campaign.execution import job_scripts, jobs
 from campaign.execution.cluster import HERE, Cluster, Kind, open_workers
 from campaign.execution.commit import is_committed, manifest_sha256
 from campaign.execution.dispatch import Dispatcher, Flight, failure
@@ -137,7 +137,7 @@ class _Place:
         """Length of segments, which fit the jobs of a site."""
         if self.site is None:
             return self.longest_segment_s
-        return jobs.segment_s(self.site.site, self.longest_segment_s)
+        return job_scripts.segment_s(self.site.site, self.longest_segment_s)
 
     def threads_of(self, kind: Kind) -> int:
         """Threads of an engine in a kind of slot."""

@@ -7,29 +7,21 @@ our own: `adapt` and walltimes lose results (DESIGN.md, section 6).
 import contextlib
 import logging
 import math
-import os
-import shlex
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from campaign.errors import FailureClass, ResourceError
-from campaign.execution import slot as in_job
-from campaign.execution.cluster import CONFIG, Kind, Loss, Slot, configured
-from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing, jobs_named, said_by_sbatch
+from campaign.execution.cluster import Kind, Loss, Slot, configured
+from campaign.execution.job_scripts import job_class, job_options, job_prefix, site_environment
+from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing, jobs_named
 from campaign.layout import Layout
-from campaign.quantities import digest
-from campaign.site import NamedSite, Site
+from campaign.site import NamedSite
 
 logger = logging.getLogger(__name__)
-
-DRIVER_GONE_S = 60
-"""After so long without its driver a job ends itself."""
 
 IDLE_S = 30.0
 """So long a job may have nothing to do."""
@@ -44,117 +36,17 @@ START_FAILURES = 2
 NODE_FAILURES = 2
 """Failures after which a node is excluded."""
 
-SEGMENTS_IN_JOB = 3
-"""A job should hold so many segments, or much of it would be left over."""
-
 VERDICT_S = 400.0
 """So long a lost worker waits for SLURM's word on its job: SLURM waits 300 s for a node by default."""
 
 NO_WORKER_S = 600.0
 """A job that runs without a worker for so long is given up."""
 
-DRIVER = "tls://ADDRESS-OF-THE-DRIVER"
-"""What stands in `job_script` for what a driver knows only when it runs."""
-
 _GONE_WITHIN_S = 30.0
 _MORE_CONFIG = {
     # Dask would cancel the job of a worker that it misses, and SLURM never say what happened to its node.
     "distributed.deploy.lost-worker-timeout": "1000 days",
 }
-
-
-def segment_s(site: Site, longest_s: float) -> float:
-    """Length of segments on a site: what fits its shortest job several times, in s."""
-    times = [resource.walltime_s for resource in site.resources.values()]
-    return min(longest_s, *((time - in_job.margin_s(time)) / SEGMENTS_IN_JOB for time in times))
-
-
-def job_prefix(layout: Layout, campaign: str) -> str:
-    """Start of the names of all jobs of a campaign: its name, and a tag of its place."""
-    return f"{campaign}-{digest(str(layout.root.resolve()))[:6]}."
-
-
-def job_options(
-    site: Site, kind: Kind, *, name: str, log_directory: Path, excluded: Set[str] = frozenset()
-) -> dict[str, Any]:
-    """Keywords of a `dask_jobqueue.SLURMJob` for a kind of slot."""
-    resource = site.resources[kind.resource]
-    memory_GB = resource.memory_of(kind.raised)
-    directives = ["--no-requeue", "--open-mode=append"]
-    if resource.gpus:
-        directives.append(f"--gres=gpu:{f'{resource.gpu_type}:' if resource.gpu_type else ''}{resource.gpus}")
-    if resource.qos:
-        directives.append(f"--qos={resource.qos}")
-    if excluded:
-        directives.append(f"--exclude={','.join(sorted(excluded))}")
-    dask = [
-        f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={value!s}"
-        for key, value in CONFIG.items()
-        if key.startswith("distributed.worker.") and isinstance(value, bool)
-    ]
-    return {
-        "queue": resource.partition,
-        "account": resource.account or site.account,
-        "walltime": resource.walltime,
-        "job_cpu": resource.cores,
-        "job_mem": f"{math.ceil(memory_GB * 1024)}M",
-        "cores": resource.slots,
-        "processes": resource.slots,
-        "memory": f"{memory_GB} GiB",
-        "job_extra_directives": [*directives, *resource.directives],
-        "job_name": f"{name}.{kind}",
-        "log_directory": str(log_directory),
-        "python": shlex.quote(site.python or sys.executable),
-        "job_script_prologue": [
-            *in_job.prologue(str(kind), resource.walltime_s),
-            *site.exports(),
-            *dask,
-            *site.setup,
-        ],
-        "death_timeout": DRIVER_GONE_S,
-        "local_directory": '"${TMPDIR:-/tmp}"',
-        "worker_extra_args": ["--preload", "campaign.execution.slot", "--no-dashboard"],
-        "interface": site.interface,
-    }
-
-
-def job_script(
-    site: Site, kind: Kind, *, name: str, log_directory: Path, arguments: Sequence[str] = ()
-) -> str:
-    """Script of a job as SLURM gets it, but for the driver's address and the last letters of its key files.
-
-    ``arguments`` are those of Python, in place of a worker's.
-    """
-    from distributed import Security
-
-    keys = {
-        f"tls_{part}": str(log_directory / f".dask-jobqueue.worker.{part.removeprefix('worker_')}.NAME")
-        for part in ("ca_file", "worker_cert", "worker_key")
-    }
-    # Dask makes the folder of the output at once; here nothing shall be made.
-    with tempfile.TemporaryDirectory() as elsewhere:
-        options = job_options(site, kind, name=name, log_directory=Path(elsewhere))
-        job = _job_class()(DRIVER, f"{name}-1", protocol="tls://", security=Security(**keys), **options)
-    script: str = job.job_script().replace(elsewhere, str(log_directory))
-    if not arguments:
-        return script
-    *lines, _ = script.splitlines()
-    return "\n".join((*lines, f"{options['python']} {shlex.join(arguments)}", ""))
-
-
-@contextlib.contextmanager
-def site_environment(site: Site) -> Iterator[None]:
-    """Give SLURM's commands the variables of the site."""
-    before = {name: os.environ.get(name) for name in site.environment}
-    os.environ.update(site.environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -199,7 +91,7 @@ def open_jobs(
         try:
             cluster = stack.enter_context(
                 SLURMCluster(
-                    job_cls=_job_class(),
+                    job_cls=job_class(),
                     n_workers=0,
                     security=Security.temporary(),
                     shared_temp_directory=str(layout.jobs.resolve()),
@@ -239,30 +131,6 @@ def end_jobs(prefix: str) -> None:
             logger.warning("%d jobs %s... do not go", len(found), prefix)
             return
         time.sleep(0.5)
-
-
-def _job_class() -> type:
-    """Make the class of jobs; Dask takes a second to import."""
-    from dask_jobqueue.slurm import SLURMJob
-    from distributed.deploy.spec import ProcessInterface
-
-    class Job(SLURMJob):  # type: ignore[misc]
-        """A job whose refusal is a fact, not an error inside Dask's loop."""
-
-        refused = ""
-
-        async def start(self) -> None:
-            try:
-                await super().start()
-            except (RuntimeError, ValueError, OSError) as error:
-                self.refused = said_by_sbatch(str(error))
-                await ProcessInterface.start(self)
-
-        async def close(self) -> None:
-            await super().close()
-            await ProcessInterface.close(self)
-
-    return Job
 
 
 @dataclass

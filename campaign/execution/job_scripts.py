@@ -1,0 +1,145 @@
+"""What SLURM is asked for: names, options and scripts of jobs, and how their class submits itself."""
+
+import contextlib
+import math
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from campaign.execution import slot as in_job
+from campaign.execution.cluster import CONFIG, Kind
+from campaign.execution.slurm import said_by_sbatch
+from campaign.layout import Layout
+from campaign.quantities import digest
+from campaign.site import Site
+
+DRIVER_GONE_S = 60
+"""After so long without its driver a job ends itself."""
+
+SEGMENTS_IN_JOB = 3
+"""A job should hold so many segments, or much of it would be left over."""
+
+DRIVER = "tls://ADDRESS-OF-THE-DRIVER"
+"""What stands in `job_script` for what a driver knows only when it runs."""
+
+
+def segment_s(site: Site, longest_s: float) -> float:
+    """Length of segments on a site: what fits its shortest job several times, in s."""
+    times = [resource.walltime_s for resource in site.resources.values()]
+    return min(longest_s, *((time - in_job.margin_s(time)) / SEGMENTS_IN_JOB for time in times))
+
+
+def job_prefix(layout: Layout, campaign: str) -> str:
+    """Start of the names of all jobs of a campaign: its name, and a tag of its place."""
+    return f"{campaign}-{digest(str(layout.root.resolve()))[:6]}."
+
+
+def job_options(
+    site: Site, kind: Kind, *, name: str, log_directory: Path, excluded: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """Keywords of a `dask_jobqueue.SLURMJob` for a kind of slot."""
+    resource = site.resources[kind.resource]
+    memory_GB = resource.memory_of(kind.raised)
+    directives = ["--no-requeue", "--open-mode=append"]
+    if resource.gpus:
+        directives.append(f"--gres=gpu:{f'{resource.gpu_type}:' if resource.gpu_type else ''}{resource.gpus}")
+    if resource.qos:
+        directives.append(f"--qos={resource.qos}")
+    if excluded:
+        directives.append(f"--exclude={','.join(sorted(excluded))}")
+    dask = [
+        f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={value!s}"
+        for key, value in CONFIG.items()
+        if key.startswith("distributed.worker.") and isinstance(value, bool)
+    ]
+    return {
+        "queue": resource.partition,
+        "account": resource.account or site.account,
+        "walltime": resource.walltime,
+        "job_cpu": resource.cores,
+        "job_mem": f"{math.ceil(memory_GB * 1024)}M",
+        "cores": resource.slots,
+        "processes": resource.slots,
+        "memory": f"{memory_GB} GiB",
+        "job_extra_directives": [*directives, *resource.directives],
+        "job_name": f"{name}.{kind}",
+        "log_directory": str(log_directory),
+        "python": shlex.quote(site.python or sys.executable),
+        "job_script_prologue": [
+            *in_job.prologue(str(kind), resource.walltime_s),
+            *site.exports(),
+            *dask,
+            *site.setup,
+        ],
+        "death_timeout": DRIVER_GONE_S,
+        "local_directory": '"${TMPDIR:-/tmp}"',
+        "worker_extra_args": ["--preload", "campaign.execution.slot", "--no-dashboard"],
+        "interface": site.interface,
+    }
+
+
+def job_script(
+    site: Site, kind: Kind, *, name: str, log_directory: Path, arguments: Sequence[str] = ()
+) -> str:
+    """Script of a job as SLURM gets it, but for the driver's address and the last letters of its key files.
+
+    ``arguments`` are those of Python, in place of a worker's.
+    """
+    from distributed import Security
+
+    keys = {
+        f"tls_{part}": str(log_directory / f".dask-jobqueue.worker.{part.removeprefix('worker_')}.NAME")
+        for part in ("ca_file", "worker_cert", "worker_key")
+    }
+    # Dask makes the folder of the output at once; here nothing shall be made.
+    with tempfile.TemporaryDirectory() as elsewhere:
+        options = job_options(site, kind, name=name, log_directory=Path(elsewhere))
+        job = job_class()(DRIVER, f"{name}-1", protocol="tls://", security=Security(**keys), **options)
+    script: str = job.job_script().replace(elsewhere, str(log_directory))
+    if not arguments:
+        return script
+    *lines, _ = script.splitlines()
+    return "\n".join((*lines, f"{options['python']} {shlex.join(arguments)}", ""))
+
+
+@contextlib.contextmanager
+def site_environment(site: Site) -> Iterator[None]:
+    """Give SLURM's commands the variables of the site."""
+    before = {name: os.environ.get(name) for name in site.environment}
+    os.environ.update(site.environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def job_class() -> type:
+    """Make the class of jobs; Dask takes a second to import."""
+    from dask_jobqueue.slurm import SLURMJob
+    from distributed.deploy.spec import ProcessInterface
+
+    class Job(SLURMJob):  # type: ignore[misc]
+        """A job whose refusal is a fact, not an error inside Dask's loop."""
+
+        refused = ""
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except (RuntimeError, ValueError, OSError) as error:
+                self.refused = said_by_sbatch(str(error))
+                await ProcessInterface.start(self)
+
+        async def close(self) -> None:
+            await super().close()
+            await ProcessInterface.close(self)
+
+    return Job
