@@ -193,6 +193,17 @@ def test_where_no_speed_is_known_the_first_piece_measures_it(
     assert 0 < told[0]["last"] < 100
 
 
+def test_a_piece_that_takes_long_to_begin_is_not_ended_before_its_first_step(
+    layout: Layout, produce: Produce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the minimisation of a large structure does; ended there, it would begin for ever."""
+    monkeypatch.setattr(segments, "PILOT_S", 0.1)
+    stage = produce("late")
+    assert attempt(layout, stage, "only").status == "committed"
+    (calls,) = (layout.root / "calls").glob("produce-*")
+    assert len(calls.read_text().splitlines()) <= 2
+
+
 def test_a_known_speed_sets_the_length_of_segments(layout: Layout, produce: Produce) -> None:
     stage = produce("slow")
     # 10 atoms at 150 atom-step/s: 30 steps in two seconds; then the measured speed is ten times that.

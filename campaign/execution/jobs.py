@@ -43,6 +43,7 @@ NO_WORKER_S = 600.0
 """A job that runs without a worker for so long is given up."""
 
 _GONE_WITHIN_S = 30.0
+_LOOK_AGAIN_S = 2.0
 _MORE_CONFIG = {
     # Dask would cancel the job of a worker that it misses, and SLURM never say what happened to its node.
     "distributed.deploy.lost-worker-timeout": "1000 days",
@@ -110,7 +111,7 @@ def open_jobs(
                 f"the cluster {named.name} cannot be used: {error}",
                 hint=f"try `campaign doctor --site {named.name}`",
             ) from error
-        stack.callback(end_jobs, name)
+        stack.callback(end_jobs_in_order, name)
         jobs = SlurmJobs(client, cluster, named, layout.jobs.resolve(), name=name, needs_s=needs_s)
         stack.callback(jobs.close)
         yield jobs
@@ -130,7 +131,15 @@ def end_jobs(prefix: str) -> None:
         if time.monotonic() > deadline:
             logger.warning("%d jobs %s... do not go", len(found), prefix)
             return
-        time.sleep(0.5)
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def end_jobs_in_order(prefix: str) -> None:
+    """Cancel jobs as `end_jobs` does, at an end that must not fail: without its driver a job ends itself."""
+    try:
+        end_jobs(prefix)
+    except ResourceError as error:
+        logger.warning("jobs %s... may be left, for a minute or two: %s", prefix, error)
 
 
 @dataclass

@@ -6,7 +6,6 @@ Nothing that is made for them is left: `probes` cancels its jobs and removes its
 import contextlib
 import fcntl
 import json
-import logging
 import os
 import shutil
 import socketserver
@@ -22,12 +21,10 @@ from campaign.errors import ResourceError
 from campaign.execution import probe
 from campaign.execution.cluster import Kind
 from campaign.execution.job_scripts import job_script
-from campaign.execution.jobs import end_jobs
+from campaign.execution.jobs import end_jobs_in_order
 from campaign.execution.slurm import JobState, ask, seconds_left, states_of_jobs
 from campaign.layout import write_atomic
 from campaign.site import Site
-
-logger = logging.getLogger(__name__)
 
 WALLTIME = "0:02:00"
 """Of a short job; a resource whose own is shorter keeps that."""
@@ -197,7 +194,7 @@ def probes(
     """
     tag = f"campaign-doctor-{os.urandom(3).hex()}"
     with contextlib.ExitStack() as stack:
-        stack.callback(_end, tag)
+        stack.callback(end_jobs_in_order, tag)
         taken: list[Probe] = []
         refused: dict[str, str] = {}
         for resource, asked in questions.items():
@@ -225,13 +222,6 @@ def _short_script(site: Site, resource: str, tag: str, folder: Path) -> str:
     short = site.model_copy(update={"resources": {**site.resources, resource: own}})
     arguments = ("-m", "campaign.execution.probe", str(folder))
     return job_script(short, Kind(resource), name=tag, log_directory=folder, arguments=arguments)
-
-
-def _end(tag: str) -> None:
-    try:
-        end_jobs(tag)
-    except ResourceError as error:
-        logger.warning("jobs %s... may be left, for at most %s: %s", tag, WALLTIME, error)
 
 
 def wait_for(jobs: Sequence[Probe], wait_s: float) -> None:

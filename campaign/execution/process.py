@@ -42,7 +42,7 @@ def run_process(
     threads: int,
     timeout_without_output_s: float | None,
     should_stop: Callable[[], bool],
-    end_after_s: float | None = None,
+    should_end: Callable[[], bool] = lambda: False,
     poll_s: float = 0.5,
 ) -> int:
     """Run an engine's process in ``directory`` until it ends.
@@ -62,8 +62,8 @@ def run_process(
     should_stop
         Asked every ``poll_s`` seconds; True asks the process to end at its next block, by a file named
         `STOP_FILE`, and ends it if it has not done so within `STOP_GRACE_S`.
-    end_after_s
-        Time after which it is asked to end at its next block, however long that takes; None for never.
+    should_end
+        Asked as often; True asks the process to end at its next block, however long that takes.
     poll_s
         Time between two looks, in seconds.
 
@@ -86,9 +86,10 @@ def run_process(
     killed_for_memory = _killed_for_memory()
     process = _start(command, directory, threads)
     try:
-        started = last_change = time.monotonic()
+        last_change = time.monotonic()
         last_output = _output_state(directory)
         stopping_since: float | None = None
+        ending = False
         pause_s = min(0.01, poll_s)
         while not _has_ended(process):
             time.sleep(pause_s)
@@ -99,9 +100,9 @@ def run_process(
                 (directory / STOP_FILE).touch()
             elif stopping_since is not None and now - stopping_since > STOP_GRACE_S:
                 raise CancelledAttemptError("asked to stop, within a block", where=str(directory))
-            if end_after_s is not None and now - started > end_after_s:
+            if not ending and should_end():
                 (directory / STOP_FILE).touch()
-                end_after_s = None
+                ending = True
             if timeout_without_output_s is None:
                 continue
             output = _output_state(directory)

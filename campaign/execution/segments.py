@@ -283,10 +283,7 @@ class SegmentRunner:
             threads=self.threads,
             timeout_without_output_s=self.timeout_without_output_s,
             should_stop=self.should_stop,
-            # The job's end comes before all: what is committed then goes on in another one.
-            end_after_s=min(
-                PILOT_S if rate is None else _OVERDUE * self.segment_s, max(1.0, self.seconds_left())
-            ),
+            should_end=self._end_of(segment, work, PILOT_S if rate is None else _OVERDUE * self.segment_s),
         )
         engine_wall_s = time.monotonic() - clock
         if returncode != 0:
@@ -304,6 +301,24 @@ class SegmentRunner:
             "wall_s": time.monotonic() - clock,
         }
         return facts, output.last
+
+    def _end_of(self, segment: Segment, work: Path, soft_s: float) -> Callable[[], bool]:
+        """When a segment should end: ``soft_s`` after its start, once it has moved; or with its job.
+
+        A process that is asked to end before its first MD step has nothing to go on from, and to minimise a
+        large structure alone takes longer than a pilot.
+        """
+        began = time.monotonic()
+        hard_s = max(1.0, self.seconds_left())
+
+        def should_end() -> bool:
+            took_s = time.monotonic() - began
+            if took_s > hard_s:
+                return True
+            progress = self.engine.progress(work) if took_s > soft_s else None
+            return progress is not None and progress.steps_done > segment.first
+
+        return should_end
 
     def _keep(self, command: Command, dataset: "xr.Dataset", work: Path) -> None:
         kept = work / "commit"

@@ -42,6 +42,7 @@ FAULTS: Mapping[str, tuple[str, ...]] = {
     "pieces-stuck": ("none", "none", *("exit",) * 9),
     "pieces-slow": ("slow",) * 99,
     "pieces-slower": ("slower",) * 99,
+    "late": ("late",) * 9,
 }
 PIECES = tuple(name for name in FAULTS if name.startswith("pieces"))
 
@@ -49,6 +50,7 @@ EQUILIBRATE_PS = 0.5
 
 SCRIPT = """
 echo start >> "$1"
+[ "$2" != late ] || sleep 0.5
 echo "step 50 of 100" > log.standin
 value=2.0 pause=0
 case "$2" in
