@@ -85,8 +85,10 @@ class Dispatcher:
     @property
     def flights(self) -> Iterator[Flight]:
         """All attempts in flight, and those whose end is not explained yet."""
-        tickets = [*self._tickets.values(), *(ticket for ticket, _ in self._lost)]
-        return (flight for ticket in tickets for flight in ticket.flights)
+        return (flight for ticket in self._open() for flight in ticket.flights)
+
+    def _open(self) -> list[Ticket]:
+        return [*self._tickets.values(), *(ticket for ticket, _ in self._lost)]
 
     @property
     def number_of_slots(self) -> int:
@@ -109,7 +111,8 @@ class Dispatcher:
     def request(self, ready: Mapping[Kind, int]) -> Mapping[str, str]:
         """Ask for slots for what is ready, besides those in use; return what cannot be had, and why."""
         wanted = Counter(ready)
-        wanted.update(ticket.slot.kind for ticket in self._tickets.values())
+        # What was lost will want another slot, whatever SLURM says of the old one.
+        wanted.update(ticket.slot.kind for ticket in self._open())
         return self._cluster.request(wanted, self._busy())
 
     def picture(self) -> Mapping[str, Any]:
