@@ -32,12 +32,13 @@ if __name__ == "__main__":  # workers read this file too, and need nothing of it
     import signal
     import sys
     from pathlib import Path
-    from tests.standin_campaign import plan_of
     from campaign.execution import driver
+    from campaign.plan import make_plan
+    from campaign.spec import load_spec
 
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
     root, workers, driver.HEARTBEAT_S = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    plan, stages = plan_of(root.parent / "spec.yaml")
+    plan, stages = make_plan(load_spec(root.parent / "spec.yaml"))
     more = {"segment_s": float(sys.argv[4])}
     if len(sys.argv) > 5:
         from campaign import site
