@@ -11,18 +11,21 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from campaign.document import Document, Problems, did_you_mean, read_document
 from campaign.engines import base as engines
 from campaign.errors import SpecError
+from campaign.protocols.base import StageKind
 from campaign.quantities import Count, Positive, Settings
 from campaign.spec import Name, validation_problems
 
 DEFAULT = "default"
 """Key of `Site.stages` for the kinds of stages that it does not name."""
+
+STAGE_KINDS: tuple[str, ...] = get_args(StageKind)
 
 MIN_WALLTIME_S = 60
 MEMORY_STEP = 2.0
@@ -89,6 +92,7 @@ class Resource(Settings):
     slots: Count = Field(default=1, description="Runs at a time in a job.")
     share_gpu: bool = Field(default=False, description="Several small runs share the job's one GPU.")
     jobs: Count = Field(default=1, description="Most jobs at a time, waiting or running.")
+    setup: list[str] = Field(default=[], description="Lines of shell that its jobs run after the site's.")
     directives: list[Line] = Field(default=[], description="More options of sbatch: --constraint=a100.")
 
     @model_validator(mode="after")
@@ -98,7 +102,7 @@ class Resource(Settings):
             raise ValueError(msg)
         if self.gpus and self.slots > 1 and not self.share_gpu:
             msg = (
-                f"{self.slots} slots would use one GPU at the same time: set slots: 1 and more jobs, "
+                f"{self.slots} slots would use the same GPUs: set slots: 1 and more jobs, "
                 "or share_gpu: true if that is meant"
             )
             raise ValueError(msg)
@@ -184,6 +188,11 @@ class NamedSite:
     source: Path
     site: Site
 
+    @property
+    def argument(self) -> str:
+        """What ``--site`` takes to find it again, from anywhere."""
+        return self.name if self.source.parent == sites_folder() else str(self.source.resolve())
+
 
 def sites_folder() -> Path:
     """Folder of the user's sites: ``campaign/sites`` where programs keep their configuration."""
@@ -236,6 +245,9 @@ def _checked(document: Document) -> Site:
 def _check_names(site: Site, problems: Problems) -> None:
     """Names point to something: resources, engines; every kind of stage has a place."""
     known: Mapping[str, Any] = site.resources
+    for kind in site.stages.keys() - {DEFAULT, *STAGE_KINDS}:
+        hint = did_you_mean(kind, (DEFAULT, *STAGE_KINDS))
+        problems.add(("stages", kind), f"there are no stages {kind!r}", hint=hint, key=True)
     for kind, name in site.stages.items():
         if name not in known:
             problems.add(("stages", kind), f"there is no resource {name!r}", hint=did_you_mean(name, known))

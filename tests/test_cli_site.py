@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_run_does_not_spend_unasked(here: Path) -> None:
     spec = write_spec(here)
     site = site_file(here, f"{SITE}ask_above_gpu_hours: 1.0e-6\nscratch: $SCRATCH\n")
     done = subprocess.run(
-        ["campaign", "run", spec.name, "--site", site.name],
+        [sys.executable, "-m", "campaign", "run", spec.name, "--site", site.name],
         cwd=here,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -12,7 +12,7 @@ from campaign.layout import Layout
 from campaign.plan import make_plan
 from campaign.spec import load_spec
 from tests.standin_campaign import engine_starts, use_standin, write_spec
-from tests.test_cli import campaign
+from tests.test_cli import campaign, campaign_process
 
 SEEDS = 6
 
@@ -99,3 +99,14 @@ def test_a_run_that_is_held_back_is_released_with_those_that_failed(layout: Layo
     run_campaign(layout.root, plan, stages, workers=2)
     assert len(engine_starts(layout.root) - before) >= 3
     assert read_requests(layout) == []
+
+
+def test_a_run_that_could_not_begin_says_why_and_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_standin(monkeypatch)
+    write_spec(tmp_path, ["absent"], 1)
+    done = campaign_process("run", "spec.yaml", "--dir", "here", "--json", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "held back: engine standin: the stand-in is not installed" in done.stderr
+    assert json.loads(done.stdout)["held"] == {"engine standin": "the stand-in is not installed"}

@@ -82,7 +82,7 @@ SLIPS = {
     "two runs on a GPU": (
         "gpus: 1",
         "gpus: 1, cores: 2, slots: 2",
-        ":3:8: resources.gpu: 2 slots would use one",
+        ":3:8: resources.gpu: 2 slots would use the same GPUs",
     ),
     "shared GPUs": ("gpus: 1", "gpus: 2, share_gpu: true", "share_gpu is for jobs with one GPU: set gpus: 1"),
     "a core for each slot": ("gpus: 1", "cores: 2, slots: 3", "3 slots need at least 3 cores"),
@@ -91,6 +91,11 @@ SLIPS = {
         "default: gpu",
         "default: gpus",
         ":4:19: there is no resource 'gpus'; did you mean 'gpu'?",
+    ),
+    "unknown stages": (
+        "default: gpu",
+        "default: gpu, bild: gpu",
+        ":4:24: there are no stages 'bild'; did you mean 'build'?",
     ),
     "no default": ("default: gpu", "build: gpu", ":4:1: stages needs a default; such as default: gpu"),
     "unknown engine": (

@@ -195,6 +195,8 @@ def _why_silent(job: probing.Probe, wait_s: float) -> tuple[str, str]:
     how = "" if state is None else f" ({state.state})"
     if job.last_words is None and job.ended:
         return f"{where} could not write into {job.folder.parents[1]}{how}", SHARED
+    if state is not None and state.state == "OUT_OF_MEMORY":
+        return f"{where} ended: it needed more memory", "raise memory_GB of the resource"
     said = f": {job.last_words}" if job.last_words else ""
     return (
         f"{where} ended without an answer{how}{said}",

@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,7 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
             site=site,
             on_snapshot=watch,
         )
-    conclude(layout, as_json=options.as_json)
+    conclude(layout, held=result.held, as_json=options.as_json)
     if result.interrupted:
         err.print(
             f"stopped; the same command goes on: campaign run {spec_path} --dir {layout.root}"
@@ -114,10 +114,11 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
             style="red",
             markup=False,
         )
-        for name, reason in result.held.items():
-            err.print(folded(f"held back: {name}: {reason}", err.width, "  "), style="red", markup=False)
+    for name, reason in result.held.items():
+        err.print(folded(f"held back: {name}: {reason}", err.width, "  "), style="red", markup=False)
+    if result.failed:
         return ExitCode.FAILED_RUNS
-    return ExitCode.OK
+    return ExitCode.RESOURCE if result.held else ExitCode.OK
 
 
 def _place_on_scratch(layout: Layout, site: "NamedSite", name: str) -> None:
@@ -140,7 +141,7 @@ def _check_engines(plan: "Plan") -> None:
         err.print(f"{info.name} {info.version} on {info.device}", markup=False, style="dim")
 
 
-def conclude(layout: Layout, *, as_json: bool) -> None:
+def conclude(layout: Layout, *, held: Mapping[str, str], as_json: bool) -> None:
     """Print the ensemble's results, the paths of store and report, and what the spec says of itself."""
     import campaign
     from campaign.cli.summary import condition_rows, flag_counts, flags_line, print_results
@@ -158,6 +159,7 @@ def conclude(layout: Layout, *, as_json: bool) -> None:
             "report": str(report),
             "conditions": [row for rows in conditions.values() for row in rows],
             "flagged": flagged,
+            "held": dict(held),
         }
         json.dump(record, sys.stdout, indent=1)
         sys.stdout.write("\n")

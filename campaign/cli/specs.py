@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from campaign.cli.app import err, out
 from campaign.cli.directory import campaign_root, check_directory
 from campaign.cli.text import duration, fits, folded, make_table, plural
-from campaign.errors import SpecError
+from campaign.errors import ResourceError, SpecError
 from campaign.layout import Layout, write_atomic
 
 if TYPE_CHECKING:
@@ -79,7 +79,12 @@ def plan_spec(path: Path, directory: Path | None, *, site: str | None, yes: bool
 
         named = find_site(site)
     spec = load_spec(path)
-    layout = Layout(campaign_root(spec.campaign, directory, named))
+    try:
+        root = campaign_root(spec.campaign, directory, named)
+    except ResourceError as error:  # a plan spends nothing: it may be made elsewhere
+        err.print(f"campaign: {error}; `campaign run` would not start", style="yellow", markup=False)
+        root = campaign_root(spec.campaign, directory)
+    layout = Layout(root)
     plan, _ = plan_or_reuse(spec, layout.plan, allow_large=yes)
     check_directory(layout, plan.campaign)
     report = against_directory(plan, layout)

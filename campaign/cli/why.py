@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ def _print_stage(stage: dict[str, Any]) -> None:
     out.print(f"\n{stage['kind']}{engine}: {stage['state']}", style="bold", markup=False)
     out.print(f"  stage {stage['id']}", markup=False)
     for attempt in stage["attempts"]:
-        took = "" if attempt["wall_s"] is None else f", {duration(attempt['wall_s'])}"
+        wall_s = attempt["wall_s"] or _seconds_since_start(attempt)
+        took = "" if wall_s is None else f", {duration(wall_s)}"
         _line(
             f"  attempt {attempt['id']}: {_ended(attempt)} on {attempt['host'] or '?'}"
             f"{f' in job {job}' if (job := attempt['job']) else ''}{took}"
@@ -182,6 +184,14 @@ def _print_stage(stage: dict[str, Any]) -> None:
     if stage["state"] != "done":
         for line in stage["log"]:
             out.print(f"  | {line}", markup=False, style="dim")
+
+
+def _seconds_since_start(attempt: dict[str, Any]) -> float | None:
+    """Time of an attempt that could not tell it itself: to its end, or until now."""
+    if attempt["started"] is None:
+        return None
+    end = datetime.now(UTC) if attempt["finished"] is None else datetime.fromisoformat(attempt["finished"])
+    return (end - datetime.fromisoformat(attempt["started"])).total_seconds()
 
 
 def _ended(attempt: dict[str, Any]) -> str:

@@ -481,7 +481,8 @@ class _Driver:
                 self._store.append(calculation, found)
 
     def _show(self, state: str) -> None:
-        flights = [] if state in {"stopped", "finished"} else self._flights()
+        done = state in {"stopped", "finished"}
+        flights = [] if done else self._flights()
         picture = snapshot(
             self._plan.campaign,
             driver={
@@ -489,14 +490,14 @@ class _Driver:
                 "host": self._holder.host,
                 "epoch": self._ledger.epoch,
                 "state": state,
-                "site": None if self._where.site is None else self._where.site.name,
+                "site": None if self._where.site is None else self._where.site.argument,
             },
             started=self._holder.since,
             board=self._board,
             running={flight.stage_id: running_entry(self._board, flight) for flight in flights},
             failed=self._failed,
             held=self._schedule.held,
-            cluster={} if self._dispatcher is None else self._dispatcher.picture(),
+            cluster={} if done or self._dispatcher is None else self._dispatcher.picture(),
             time_left_s=self._time_left_s(flights),
         )
         write_snapshot(self._layout, picture)

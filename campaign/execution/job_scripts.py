@@ -4,8 +4,10 @@ import contextlib
 import math
 import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,7 @@ def job_options(
             *site.exports(),
             *dask,
             *site.setup,
+            *resource.setup,
         ],
         "death_timeout": DRIVER_GONE_S,
         "local_directory": '"${TMPDIR:-/tmp}"',
@@ -121,8 +124,20 @@ def site_environment(site: Site) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def import_jobqueue() -> Any:
+    """Import ``dask_jobqueue``; it takes a second, and sets a handler that ends the process at Ctrl-C."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    import dask_jobqueue
+
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return dask_jobqueue
+
+
 def job_class() -> type:
     """Make the class of jobs; Dask takes a second to import."""
+    import_jobqueue()
     from dask_jobqueue.slurm import SLURMJob
     from distributed.deploy.spec import ProcessInterface
 

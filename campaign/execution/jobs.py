@@ -16,7 +16,13 @@ from typing import Any
 
 from campaign.errors import FailureClass, ResourceError
 from campaign.execution.cluster import Kind, Loss, Slot, configured
-from campaign.execution.job_scripts import job_class, job_options, job_prefix, site_environment
+from campaign.execution.job_scripts import (
+    import_jobqueue,
+    job_class,
+    job_options,
+    job_prefix,
+    site_environment,
+)
 from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing, jobs_named
 from campaign.layout import Layout
 from campaign.site import NamedSite
@@ -72,7 +78,6 @@ def open_jobs(
     ResourceError
         SLURM does not answer, or the scheduler cannot listen where it should.
     """
-    from dask_jobqueue import SLURMCluster
     from distributed import Client, Security
 
     site = named.site
@@ -91,7 +96,7 @@ def open_jobs(
         first = job_options(site, Kind(next(iter(site.resources))), name=name, log_directory=layout.jobs)
         try:
             cluster = stack.enter_context(
-                SLURMCluster(
+                import_jobqueue().SLURMCluster(
                     job_cls=job_class(),
                     n_workers=0,
                     security=Security.temporary(),
@@ -422,6 +427,9 @@ class SlurmJobs:
         states = {self._watch.state(job.job_id) for job in self._jobs.values() if job.job_id}
         reasons = {state.reason for state in states if state is not None and state.state == "PENDING"}
         said = []
+        failed = sum(self._failed_starts.values())
+        if failed:
+            said.append(f"ended before a worker started: {failed}")
         if self._refused:
             again_s = max(0, round(self._ask_again - time.monotonic()))
             said.append(f"SLURM refuses jobs ({self._refused}); asked again in {again_s} s")
