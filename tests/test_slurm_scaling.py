@@ -157,6 +157,15 @@ def test_a_job_without_time_for_a_segment_is_given_back_and_replaced(scene: Scen
     assert scene.cluster.cancelled == ["1"]
 
 
+def test_a_worker_out_of_time_gets_nothing_more_although_it_was_heard_late(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    address = scene.start("1", left_s=1000)
+    scene.now += 998  # for the worker, which was heard a second or two late, the time is over
+    slot = scene.jobs.slots()[address]
+    assert slot.left_s() <= 0
+
+
 def test_a_refusal_that_may_pass_is_waited_for(scene: Scene) -> None:
     scene.cluster.refusal = "Unable to contact slurm controller"
     assert scene.request({GPU: 1}) == {}

@@ -42,6 +42,9 @@ START_FAILURES = 2
 NODE_FAILURES = 2
 """Failures after which a node is excluded."""
 
+HEARD_LATE_S = 5.0
+"""What a worker says of its time is so old at most; a slot that looks longer than it is would get work."""
+
 VERDICT_S = 400.0
 """So long a lost worker waits for SLURM's word on its job: SLURM waits 300 s for a node by default."""
 
@@ -220,7 +223,8 @@ class SlurmJobs:
                 kind = next((job.kind for job in self._jobs.values() if str(job.kind) == facts["kind"]), None)
                 if kind is None:
                     continue
-                known = Slot(address, kind, facts["job"], facts["node"], now + facts["left_s"])
+                until = now + facts["left_s"] - HEARD_LATE_S
+                known = Slot(address, kind, facts["job"], facts["node"], until)
                 logger.info("worker %s of job %s on %s", address, known.job, known.node)
                 self._failed_starts.pop(kind, None)
             found[address] = known
