@@ -140,6 +140,17 @@ def test_what_waits_is_let_go_before_what_runs_and_what_works_is_kept(scene: Sce
     assert scene.cluster.cancelled == ["3", "2"]
 
 
+def test_a_job_that_was_wanted_meanwhile_is_idle_from_then_on(scene: Scene) -> None:
+    scene.request({GPU: 2})
+    scene.request({GPU: 2})
+    busy = {scene.start("1")}
+    scene.start("2")
+    for wanted, seconds in ((1, IDLE_S - 5), (2, 2), (1, IDLE_S - 5)):
+        for _ in range(int(seconds)):
+            scene.request({GPU: wanted}, busy)
+    assert scene.cluster.cancelled == []
+
+
 def test_a_job_without_time_for_a_segment_is_given_back_and_replaced(scene: Scene) -> None:
     scene.request({GPU: 1})
     scene.request({GPU: 1})

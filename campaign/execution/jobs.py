@@ -310,10 +310,8 @@ class SlurmJobs:
             return True
         in_use = {self._slots[address].job for address in busy if address in self._slots}
         for job in jobs:
-            if job.job_id is not None and job.job_id in in_use:
-                job.idle_since = None
-            elif target < len(jobs):
-                job.idle_since = job.idle_since or now
+            idle = target < len(jobs) and job.job_id not in in_use
+            job.idle_since = (job.idle_since or now) if idle else None
         surplus = len(jobs) - target
         # Those that wait in the queue go first.
         for job in sorted(jobs, key=lambda job: job.had_worker):
