@@ -25,6 +25,8 @@ SITE = Site(
     stages={"default": "gpu", "build": "cpu"},
 )
 NEEDS_S = 100.0
+FACTS = {"kind": "gpu", "job": "1", "node": "n1", "left_s": 3000.0, "killed": 0}
+"""What a worker says of itself."""
 
 
 @dataclass
@@ -85,10 +87,10 @@ class Scene:
         self.jobs.slots()
         return self.jobs.request(wanted, busy)
 
-    def start(self, job_id: str, kind: Kind = GPU, node: str = "n1", left_s: float = 3000) -> str:
+    def start(self, job_id: str, node: str = "n1", left_s: float = 3000, killed: int = 0) -> str:
         """A worker of a job registers."""
-        address = f"tls://{node}:{job_id}"
-        facts = {"kind": str(kind), "job": job_id, "node": node, "left_s": left_s}
+        address = f"tls://{node}:{job_id}{killed}"
+        facts = {**FACTS, "job": job_id, "node": node, "left_s": left_s, "killed": killed}
         self.workers[address] = {"campaign": facts}
         self.watch.states[job_id] = JobState("RUNNING", "None", node)
         self.jobs.slots()
@@ -263,6 +265,24 @@ def test_why_a_worker_was_lost(scene: Scene, state: str, failure_class: FailureC
     assert loss is not None
     assert loss.failure_class == failure_class
     assert loss.message.startswith("job 1 on n1: ")
+
+
+@pytest.mark.parametrize(
+    ("killed", "failure_class"), [(3, FailureClass.LOST_WORKER), (4, FailureClass.OUT_OF_MEMORY)]
+)
+def test_a_worker_that_died_in_a_job_that_goes_on(
+    scene: Scene, killed: int, failure_class: FailureClass
+) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    address = scene.start("1", killed=3)
+    slot = scene.jobs.slots()[address]
+    del scene.workers[address]
+    scene.workers["tls://n1:again"] = {"campaign": {**FACTS, "killed": killed}}
+    scene.jobs.slots()
+    loss = scene.jobs.why_lost(slot, scene.now)
+    assert loss is not None
+    assert loss.failure_class == failure_class
 
 
 def test_a_worker_of_which_slurm_says_nothing_is_lost_after_a_while(scene: Scene) -> None:

@@ -70,13 +70,17 @@ HERE = Kind()
 
 @dataclass(frozen=True)
 class Slot:
-    """A live worker: where it is, and until when (monotonic, in s) attempts may run in it."""
+    """A live worker: where it is, and until when (monotonic, in s) attempts may run in it.
+
+    ``killed`` is how many processes of its node had been killed for want of memory when it began.
+    """
 
     address: str
     kind: Kind = HERE
     job: str | None = None
     node: str | None = None
     until: float = math.inf
+    killed: int = 0
 
     def left_s(self) -> float:
         """Time that attempts still have in it, in s."""

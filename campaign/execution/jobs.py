@@ -224,7 +224,7 @@ class SlurmJobs:
                 if kind is None:
                     continue
                 until = now + facts["left_s"] - HEARD_LATE_S
-                known = Slot(address, kind, facts["job"], facts["node"], until)
+                known = Slot(address, kind, facts["job"], facts["node"], until, facts["killed"])
                 logger.info("worker %s of job %s on %s", address, known.job, known.node)
                 self._failed_starts.pop(kind, None)
             found[address] = known
@@ -254,9 +254,12 @@ class SlurmJobs:
             if slot.job in self._ours:
                 failure_class, words = FailureClass.LOST_WORKER, "its driver ended the job"
             loss = Loss(failure_class, f"{where}: {words} ({state.state})")
-        elif any(other.job == slot.job and other.address != slot.address for other in self._slots.values()):
-            # Another one of a job with several, or the one that the nanny started in its place.
-            loss = Loss(FailureClass.LOST_WORKER, f"{where}: the worker process died; the job goes on")
+        elif others := self._others_of(slot):
+            # One of a job with several, or the one that the nanny started in its place.
+            if any(other.killed > slot.killed for other in others):
+                loss = Loss(FailureClass.OUT_OF_MEMORY, f"{where}: killed while no memory was left")
+            else:
+                loss = Loss(FailureClass.LOST_WORKER, f"{where}: the worker process died; the job goes on")
         elif time.monotonic() - since > VERDICT_S:
             loss = Loss(FailureClass.LOST_WORKER, f"{where}: the worker was lost, and SLURM does not say why")
         if loss is None:
@@ -264,6 +267,10 @@ class SlurmJobs:
         else:
             self._lost_jobs.discard(slot.job)
         return loss
+
+    def _others_of(self, slot: Slot) -> list[Slot]:
+        found = (other for other in self._slots.values() if other.job == slot.job)
+        return [other for other in found if other.address != slot.address]
 
     # Scaling
 

@@ -83,7 +83,7 @@ def run_process(
     OutOfMemoryError
         It was killed while the system killed something for want of memory.
     """
-    killed_for_memory = _killed_for_memory()
+    killed_before = killed_for_memory()
     process = _start(command, directory, threads)
     try:
         last_change = time.monotonic()
@@ -115,7 +115,7 @@ def run_process(
                 )
     finally:
         returncode = _end(process)
-    if returncode == -signal.SIGKILL and _killed_for_memory() > killed_for_memory:
+    if returncode == -signal.SIGKILL and killed_for_memory() > killed_before:
         raise OutOfMemoryError(
             f"{Path(command.argv[0]).name} was killed: no memory was left",
             where=str(directory),
@@ -174,7 +174,7 @@ def _output_state(directory: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple(sorted(state))
 
 
-def _killed_for_memory() -> int:
+def killed_for_memory() -> int:
     """Count what this machine's kernel has killed for want of memory, in containers and jobs too."""
     try:
         found = re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), re.MULTILINE)

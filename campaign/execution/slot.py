@@ -9,6 +9,8 @@ import socket
 import time
 from typing import Any
 
+from campaign.execution.process import killed_for_memory
+
 KIND = "CAMPAIGN_KIND"
 END = "CAMPAIGN_JOB_END"
 """End of the job, in s since 1970 by the node's clock."""
@@ -52,6 +54,7 @@ def facts(_worker: Any) -> dict[str, Any]:
         "job": os.environ.get("SLURM_JOB_ID", ""),
         "node": node(),
         "left_s": seconds_left(),
+        "killed": killed_for_memory(),
     }
 
 
