@@ -55,7 +55,7 @@ calculations:
 SHORT_PS, LONG_PS = 15, 40
 
 MEMORY_GB = 0.4
-"""Enough for a worker and a small LAMMPS, 0.3 in all, and too little for 60,000 atoms."""
+"""Enough for a worker and a small LAMMPS, 0.3 in all, and too little for 100,000 atoms."""
 
 
 @pytest.fixture(scope="module")
@@ -416,9 +416,9 @@ def test_a_node_whose_daemon_is_killed(network: LocalSlurm, make_case: Callable[
 def test_what_ran_out_of_memory_asks_for_more(
     network: LocalSlurm, make_case: Callable[..., Case], tmp_path: Path
 ) -> None:
-    """Some 60,000 atoms do not fit beside the worker."""
+    """100,800 atoms do not fit beside the worker."""
     one = make_case(network, 1, 0.5, memory_GB=MEMORY_GB)
-    spec = (tmp_path / "spec.yaml").read_text().replace("cells: [2, 2]", "cells: [46, 46]")
+    spec = (tmp_path / "spec.yaml").read_text().replace("cells: [2, 2]", "cells: [60, 60]")
     (tmp_path / "spec.yaml").write_text(spec)
     plan, _ = plan_of(tmp_path / "spec.yaml")
     stage_id = plan.calculations[0].runs[0].stages[1]
