@@ -128,7 +128,7 @@ def measure_start(directory: Path, repeats: int) -> None:
                 for _ in layout.attempts.glob("*"):
                     reached.setdefault("first attempt", now)
                 for log in layout.attempts.glob("*/segment/log.lammps"):
-                    if re.search(r"^Step.*\n\s+\d+ ", log.read_text(), re.MULTILINE):
+                    if re.search(r"^ *Step .*\n +\d+ ", log.read_text(), re.MULTILINE):
                         reached["first step"] = now
                 time.sleep(0.05)
             process.wait()
@@ -172,7 +172,7 @@ def measure_handover(directory: Path) -> None:
     with local_slurm(directory, 1, 2) as conf:
         layout = Layout(directory / "handover")
         site = SITE.format(conf=conf, walltime="0:01:00", jobs=1)
-        spec = NEMD.format(name="handover", production_ps=300)
+        spec = NEMD.format(name="handover", production_ps=200)
         start_campaign(directory, "handover", spec, site).wait()
     chain = [item for item in attempts(layout) if item.segments and item.steps > 1000]
     for one, following in itertools.pairwise(chain):
