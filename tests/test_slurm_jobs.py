@@ -19,7 +19,7 @@ from campaign.execution.slurm import (
     parse_sacct,
     parse_squeue,
     said_by_sbatch,
-    seconds_left,
+    seconds_of_limit,
 )
 from campaign.site import Resource, Site
 
@@ -50,14 +50,14 @@ SITE = Site(
         ("", None),
     ],
 )
-def test_time_left_as_squeue_writes_it(text: str, seconds: float | None) -> None:
-    assert seconds_left(text) == seconds
+def test_limits_as_sinfo_writes_them(text: str, seconds: float | None) -> None:
+    assert seconds_of_limit(text) == seconds
 
 
 def test_jobs_as_squeue_writes_them() -> None:
-    text = "7|RUNNING|None|n1|9:30\n8|PENDING|QOSMaxJobs||1:00\n9|PENDING|PartitionTimeLimit||1:00\n"
+    text = "7|RUNNING|None|n1\n8|PENDING|QOSMaxJobs|\n9|PENDING|PartitionTimeLimit|\n"
     found = dict(parse_squeue(text))
-    assert found["7"] == JobState("RUNNING", "None", "n1", 570)
+    assert found["7"] == JobState("RUNNING", "None", "n1")
     assert not found["7"].ended
     assert [found[job].hopeless for job in ("7", "8", "9")] == [False, False, True]
 
@@ -162,11 +162,11 @@ class Answers:
         return answer
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, answers: Answers, until: Any) -> JobWatch:
+def watch(monkeypatch: pytest.MonkeyPatch, answers: Answers, until: Any, *others: str) -> JobWatch:
     monkeypatch.setattr(slurm, "ask", answers)
     monkeypatch.setattr(slurm, "POLL_S", 0.05)
     monkeypatch.setattr("shutil.which", lambda name: name)
-    found = JobWatch(lambda: ["7"])
+    found = JobWatch(lambda: ["7", *others])
     deadline = time.monotonic() + 20
     while not until(found) and time.monotonic() < deadline:
         found.hurry()
@@ -182,14 +182,19 @@ def ended(found: JobWatch) -> bool:
 
 
 def test_accounting_knows_what_squeue_has_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = Answers(squeue=["7|RUNNING|None|n1|9:00", ""], sacct=["7|NODE_FAIL|n1"])
+    answers = Answers(squeue=["7|RUNNING|None|n1", ""], sacct=["7|NODE_FAIL|n1"])
     assert watch(monkeypatch, answers, ended).state("7") == JobState("NODE_FAIL", node="n1")
 
 
+def test_what_runs_is_not_forgotten_while_others_are_sought(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accounting that is late knows neither of them."""
+    answers = Answers(squeue=["7|RUNNING|None|n1\n8|RUNNING|None|n2", "8|RUNNING|None|n2"], sacct=[""])
+    found = watch(monkeypatch, answers, lambda found: ended(found) and answers.asked.count("squeue") > 4, "8")
+    assert found.state("8") == JobState("RUNNING", "None", "n2")
+
+
 def test_without_accounting_a_forgotten_job_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = Answers(
-        squeue=["7|RUNNING|None|n1|9:00", ""], sacct=["error: Slurm accounting storage is disabled"]
-    )
+    answers = Answers(squeue=["7|RUNNING|None|n1", ""], sacct=["error: Slurm accounting storage is disabled"])
     state = watch(monkeypatch, answers, ended).state("7")
     assert state is not None
     assert (state.state, state.reason) == ("COMPLETED", "SLURM has forgotten it")
@@ -198,7 +203,7 @@ def test_without_accounting_a_forgotten_job_has_ended(monkeypatch: pytest.Monkey
 
 def test_a_slurm_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers(
-        squeue=["error: squeue does not answer", "error: squeue does not answer", "7|TIMEOUT|None|n1|"]
+        squeue=["error: squeue does not answer", "error: squeue does not answer", "7|TIMEOUT|None|n1"]
     )
     found = watch(monkeypatch, answers, ended)
     assert found.problem == ""
@@ -206,7 +211,7 @@ def test_a_slurm_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyP
 
 
 def test_slurm_is_asked_at_most_so_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = Answers(squeue=["7|RUNNING|None|n1|9:00"])
+    answers = Answers(squeue=["7|RUNNING|None|n1"])
     monkeypatch.setattr(slurm, "ask", answers)
     monkeypatch.setattr(slurm, "POLL_S", 0.5)
     found = JobWatch(lambda: ["7"])

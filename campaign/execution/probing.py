@@ -22,7 +22,7 @@ from campaign.execution import probe
 from campaign.execution.cluster import Kind
 from campaign.execution.job_scripts import job_script
 from campaign.execution.jobs import end_jobs_in_order
-from campaign.execution.slurm import JobState, ask, seconds_left, states_of_jobs
+from campaign.execution.slurm import JobState, ask, seconds_of_limit, states_of_jobs
 from campaign.layout import write_atomic
 from campaign.site import Site
 
@@ -177,7 +177,7 @@ def test_only(site: Site, resource: str, folder: Path) -> None:
     limits = dict(line.strip().rsplit("|", 1) for line in lines)
     name = own.partition or next((name for name in limits if name.endswith("*")), "")
     limit = limits.get(name) or limits.get(f"{name}*", "")
-    longest_s = seconds_left(limit)
+    longest_s = seconds_of_limit(limit)
     if longest_s is not None and own.walltime_s > longest_s:
         raise ResourceError(
             f"walltime {own.walltime} is more than the {limit} of the partition {name.rstrip('*')}"

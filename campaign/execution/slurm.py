@@ -68,19 +68,17 @@ PASSING = (
 )
 """What sbatch says, in small letters, when it may take the same job later."""
 
-
 PERMANENT = ("invalid", "node configuration", "memory specification", "not permitted")
 """What it says when it never will, whatever else it says."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """What SLURM said of a job: its state, why it waits, its node, and the time left to it in s."""
+    """What SLURM said of a job: its state, why it waits, and its node."""
 
     state: str
     reason: str = ""
     node: str = ""
-    left_s: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -127,14 +125,14 @@ def ask(argv: Sequence[str], *, timeout_s: float = ANSWER_S) -> str:
     return done.stdout
 
 
-_FORMAT = "%i|%T|%r|%N|%L"
+_FORMAT = "%i|%T|%r|%N"
 
 
 def parse_squeue(text: str) -> Iterator[tuple[str, JobState]]:
     """Jobs by id from ``squeue -h -o`` with our format."""
     for line in text.splitlines():
-        job_id, state, reason, node, left = (part.strip() for part in line.split("|", 4))
-        yield job_id, JobState(state, reason, node, seconds_left(left))
+        job_id, state, reason, node = (part.strip() for part in line.split("|", 3))
+        yield job_id, JobState(state, reason, node)
 
 
 def parse_sacct(text: str) -> Iterator[tuple[str, JobState]]:
@@ -145,7 +143,7 @@ def parse_sacct(text: str) -> Iterator[tuple[str, JobState]]:
         yield job_id, JobState(state.split()[0], node="" if node == "None assigned" else node)
 
 
-def seconds_left(text: str) -> float | None:
+def seconds_of_limit(text: str) -> float | None:
     """Seconds of ``D-HH:MM:SS``, ``HH:MM:SS`` or ``MM:SS``; None for ``UNLIMITED`` and the like."""
     days, dash, clock = text.rpartition("-")
     try:
@@ -225,7 +223,9 @@ class JobWatch:
     def _ask_about(self, jobs: Sequence[str]) -> None:
         open_jobs = [job for job in jobs if job not in self._known or not self._known[job].ended]
         missing = [job for job in open_jobs if self._unknown.get(job)]
+        asked = open_jobs
         if missing and self._accounting:
+            asked = missing
             # squeue has forgotten them; the accounting, if there is any, has not.
             argv = ("sacct", "-X", "-n", "-P", "-j", ",".join(missing), "-o", "JobID,State,NodeList")
             try:
@@ -237,7 +237,7 @@ class JobWatch:
         else:
             found = states_of_jobs()
         with self._lock:
-            for job in open_jobs:
+            for job in asked:
                 if job in found:
                     self._known[job] = found[job]
                     self._unknown.pop(job, None)
