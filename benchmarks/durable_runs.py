@@ -93,7 +93,7 @@ def plain_dask(client: Any, runs: int) -> Iterator[tuple[str, Cost]]:
 
 def measure(root: Path, way: str, points: int, runs: int, workers: int) -> None:
     """Run one campaign of no-ops, then plain Dask, and print what each run cost."""
-    from campaign.execution import driver
+    from campaign.execution import driver, place
     from campaign.execution.cluster import Cluster, open_workers
     from campaign.plan import make_plan
     from campaign.spec import load_spec
@@ -113,7 +113,7 @@ def measure(root: Path, way: str, points: int, runs: int, workers: int) -> None:
         def shared(*_: Any) -> Iterator[Cluster]:
             yield cluster
 
-        vars(driver)["open_workers"] = shared  # the workers that plain Dask gets too
+        vars(place)["open_workers"] = shared  # the workers that plain Dask gets too
         cost = timed(
             lambda: driver.run_campaign(
                 root / name, plan, stages, spec_text=spec.text, workers=workers, on_snapshot=watch

@@ -31,6 +31,12 @@ needs_slurm = pytest.mark.skipif(
 )
 
 
+def skip_without_root() -> None:
+    """Namespaces and cgroups take root; where SLURM is required, so are they."""
+    if os.geteuid() != 0 and not REQUIRED:
+        pytest.skip("network namespaces and cgroups take root")
+
+
 def without_slurm(environment: dict[str, str]) -> dict[str, str]:
     """Without what an outer SLURM, which may run these tests, tells its jobs."""
     return {key: value for key, value in environment.items() if not key.startswith(("SLURM", "SBATCH_"))}

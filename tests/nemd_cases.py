@@ -37,6 +37,35 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeEngine]]:
     nemd_settings.engine_facts.cache_clear()
 
 
+SPEC = """\
+campaign: {name}
+calculations:
+  nemd:
+    settings:
+      potential: tersoff-lj
+      structure:
+        lower: {{material: hbn, layers: 4, cells: [2, 2]}}
+        upper: {{material: graphene, layers: 3, cells: [2, 2]}}
+        cell_from: mean
+        stacking: ABp
+      bath_offset_K: 100
+      timestep_fs: 1
+      npt_ps: 0.5
+      nvt_ps: 0.2
+      preheat_ps: 0.5
+      build_up_ps: 2
+      production_ps: {production_ps}
+      sampling_interval_ps: 0.05
+    axes:
+      {axes}
+"""
+
+
+def small_spec(name: str, production_ps: float, axes: str) -> str:
+    """Text of a spec of real LAMMPS with 112 atoms."""
+    return SPEC.format(name=name, production_ps=production_ps, axes=axes)
+
+
 def small(**changes: Any) -> NemdSettings:
     """5 h-BN and 4 graphene layers of 60 atoms, 4 ps build-up and 12 ps production."""
     structure = MultilayerSettings(

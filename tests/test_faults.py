@@ -21,6 +21,7 @@ from campaign.execution.requests import write_request
 from campaign.execution.segments import committed_segments, damaged_segments
 from campaign.layout import Layout
 from campaign.ledger import Ledger
+from tests.nemd_cases import small_spec
 from tests.standin_campaign import (
     GONE_S,
     LONG_S,
@@ -207,35 +208,12 @@ def test_a_full_disk_ends_what_needs_it_and_leaves_what_is_committed(root: Path)
 
 # With LAMMPS
 
-SPEC = """\
-campaign: killed
-calculations:
-  nemd:
-    settings:
-      potential: tersoff-lj
-      structure:
-        lower: {material: hbn, layers: 4, cells: [2, 2]}
-        upper: {material: graphene, layers: 3, cells: [2, 2]}
-        cell_from: mean
-        stacking: ABp
-      bath_offset_K: 100
-      timestep_fs: 1
-      npt_ps: 0.5
-      nvt_ps: 0.2
-      preheat_ps: 0.5
-      build_up_ps: 2
-      production_ps: 15
-      sampling_interval_ps: 0.05
-    axes:
-      direction: [forward, backward]
-"""
-
 
 @pytest.mark.lammps
 @pytest.mark.slow
 def test_lammps_survives_kills_of_its_driver_its_worker_and_itself(root: Path) -> None:
     generator = random.Random(7)
-    (root.parent / "spec.yaml").write_text(SPEC)
+    (root.parent / "spec.yaml").write_text(small_spec("killed", 15, "direction: [forward, backward]"))
     layout = Layout(root)
 
     def segments() -> list[Path]:

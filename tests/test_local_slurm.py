@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.local_slurm import SCRIPTS, LocalSlurm, local_slurm, needs_slurm, script
+from tests.local_slurm import SCRIPTS, LocalSlurm, local_slurm, needs_slurm, script, skip_without_root
 from tests.standin_campaign import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -60,11 +60,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
     except OSError:
         return False
-
-
-def skip_without_root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
 
 
 @needs_slurm

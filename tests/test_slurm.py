@@ -17,12 +17,14 @@ from ruamel.yaml import YAML
 import campaign
 from campaign.errors import FailureClass
 from campaign.execution.commit import read_manifest, verify
+from campaign.execution.job_scripts import DRIVER_GONE_S
 from campaign.execution.requests import write_request
 from campaign.execution.segments import committed_segments
 from campaign.layout import Layout
 from campaign.ledger import Attempt, Ledger
 from campaign.plan_file import read_status
-from tests.local_slurm import REQUIRED, LocalSlurm, local_slurm, needs_slurm
+from tests.local_slurm import LocalSlurm, local_slurm, needs_slurm, skip_without_root
+from tests.nemd_cases import small_spec
 from tests.standin_campaign import drive, engines_alive, plan_of, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.lammps, pytest.mark.slow, needs_slurm]
@@ -30,28 +32,6 @@ pytestmark = [pytest.mark.slurm, pytest.mark.lammps, pytest.mark.slow, needs_slu
 QUIET_S = 20.0
 """Time in which jobs and engines are gone after their driver."""
 
-SPEC = """\
-campaign: cluster
-calculations:
-  nemd:
-    settings:
-      potential: tersoff-lj
-      structure:
-        lower: {{material: hbn, layers: 4, cells: [2, 2]}}
-        upper: {{material: graphene, layers: 3, cells: [2, 2]}}
-        cell_from: mean
-        stacking: ABp
-      bath_offset_K: 100
-      timestep_fs: 1
-      npt_ps: 0.5
-      nvt_ps: 0.2
-      preheat_ps: 0.5
-      build_up_ps: 2
-      production_ps: {production_ps}
-      sampling_interval_ps: 0.05
-    axes:
-      seed: {{count: {seeds}}}
-"""
 SHORT_PS, LONG_PS = 15, 40
 
 MEMORY_GB = 0.4
@@ -73,7 +53,7 @@ class Case:
         self.slurm = slurm
         self.drivers: list[subprocess.Popen[bytes]] = []
         folder.mkdir(exist_ok=True)
-        (folder / "spec.yaml").write_text(SPEC.format(seeds=seeds, production_ps=production_ps))
+        (folder / "spec.yaml").write_text(small_spec("cluster", production_ps, f"seed: {{count: {seeds}}}"))
         yaml = YAML(typ="safe")
         data = yaml.load(slurm.site.read_text())
         data["resources"]["gpu"] |= {"jobs": 2, **gpu}
@@ -170,8 +150,7 @@ class Case:
 @pytest.fixture(scope="module")
 def network() -> Iterator[LocalSlurm]:
     """One whose nodes have addresses of their own, and jobs that have no more memory than they asked for."""
-    if os.geteuid() != 0 and not REQUIRED:
-        pytest.skip("network namespaces and cgroups take root")
+    skip_without_root()
     with local_slurm(nodes=3, gpus=2, netns=True, cgroup=True) as started:
         yield started
 
@@ -314,8 +293,10 @@ def test_jobs_whose_driver_has_gone_end_themselves(case: Callable[..., Case]) ->
     one.wait_for_production(process)
     process.kill()
     process.wait()
-    wait_for(lambda: not engines_alive(one.root), seconds=90)
-    wait_for(lambda: not one.jobs(), seconds=90)
+    assert engines_alive(one.root)
+    assert one.jobs()
+    wait_for(lambda: not (one.jobs() or engines_alive(one.root)), seconds=DRIVER_GONE_S + QUIET_S)
+    assert committed_segments(one.layout, one.runs[0].stages[2])  # to go on from
 
 
 @pytest.mark.parametrize("how", ["campaign stop", "Ctrl-C"])

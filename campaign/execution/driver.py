@@ -11,19 +11,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from campaign.engines.base import get_engine
 from campaign.errors import FailureClass, LedgerError, ResourceError
-from campaign.execution import job_scripts, jobs
-from campaign.execution.cluster import HERE, Cluster, Kind, open_workers
-from campaign.execution.commit import is_committed, manifest_sha256
+from campaign.execution.commit import is_committed
 from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
+from campaign.execution.place import Place
 from campaign.execution.requests import read_requests
+from campaign.execution.result_rows import ResultRows
 from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
 from campaign.execution.segments import SEGMENT_S, WORK, work_of
 from campaign.execution.settle import retry, settle_the_past
@@ -31,11 +30,10 @@ from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, 
 from campaign.execution.worker import STARTED, STOP, AttemptOutcome
 from campaign.layout import Layout, write_atomic
 from campaign.ledger import Holder, Ledger, utc_now
-from campaign.plan import Plan, StageSummary
+from campaign.plan import Plan
 from campaign.plan_file import save_plan
 from campaign.protocols.base import Stage
 from campaign.site import NamedSite
-from campaign.store import Row, Store
 
 logger = logging.getLogger(__name__)
 
@@ -114,46 +112,13 @@ def run_campaign(
         if spec_text is not None:
             write_atomic(layout.spec, spec_text)
         save_plan(plan, layout.plan)
-        place = _Place(workers, threads, segment_s, site)
+        place = Place(workers, threads, segment_s, site)
         driver = _Driver(layout, plan, stages, ledger, holder=holder, place=place, on_snapshot=on_snapshot)
         try:
             return driver.run()
         finally:
             with contextlib.suppress(LedgerError, ResourceError):  # another driver's by now, or a full disk
                 ledger.release()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where attempts run: on a site, or on this machine with as many workers and threads."""
-
-    workers: int | None
-    threads: int
-    longest_segment_s: float
-    site: NamedSite | None
-
-    @property
-    def segment_s(self) -> float:
-        """Length of segments, which fit the jobs of a site."""
-        if self.site is None:
-            return self.longest_segment_s
-        return job_scripts.segment_s(self.site.site, self.longest_segment_s)
-
-    def threads_of(self, kind: Kind) -> int:
-        """Threads of an engine in a kind of slot."""
-        return self.threads if self.site is None else self.site.site.resources[kind.resource].threads
-
-    def kind_of(self, stage: StageSummary, out_of_memory: int) -> Kind:
-        """Kind of slot that a stage needs which so often had too little memory."""
-        if self.site is None:
-            return HERE
-        return Kind(self.site.site.resource_of(stage.kind), out_of_memory)
-
-    def open(self, layout: Layout, campaign: str, epoch: int) -> AbstractContextManager[Cluster]:
-        """Open the cluster."""
-        if self.site is None:
-            return open_workers(self.workers, self.threads)
-        return jobs.open_jobs(self.site, layout, campaign=campaign, epoch=epoch, needs_s=self.segment_s)
 
 
 class _Driver:
@@ -165,7 +130,7 @@ class _Driver:
         ledger: Ledger,
         *,
         holder: Holder,
-        place: _Place,
+        place: Place,
         on_snapshot: SnapshotWatcher | None,
     ) -> None:
         self._layout = layout
@@ -177,7 +142,6 @@ class _Driver:
         self._on_snapshot = on_snapshot
 
         self._dispatcher: Dispatcher | None = None
-        self._store: Store | None = None
         self._stop_signals = 0
         self._stopping_since: float | None = None
         self._last_tick = self._last_heartbeat = -float("inf")
@@ -192,6 +156,7 @@ class _Driver:
             lambda stage: place.kind_of(stage, self._out_of_memory[stage.id]),
         )
         self._board = RunBoard(plan, self._schedule.states)
+        self._results = ResultRows(layout, plan, self._board)
         self._failed = {
             stage_id: failure_entry(self._board, attempt)
             for stage_id, attempt in ledger.failed().items()
@@ -213,7 +178,7 @@ class _Driver:
         """Drive until nothing can be done any more, or until asked to stop."""
         finished = False
         with self._signals():
-            self._store_rows(self._unread)
+            self._results.append(self._unread)
             self._show("running")
             try:
                 if self._schedule.has_ready() and not self._stop_signals:
@@ -233,8 +198,7 @@ class _Driver:
                 # Fails if the campaign is another driver's by now: then nothing of it is ours to write.
                 self._abandon()
                 self._show("finished" if finished else "stopped")
-            if self._store is not None:
-                self._store.flush()
+            self._results.flush()
         return DriverResult(self._board.counts(), self._stop_signals > 0, dict(self._schedule.held))
 
     def _loop(self, dispatcher: Dispatcher) -> None:
@@ -321,7 +285,7 @@ class _Driver:
             return
         with self._ledger.transaction():
             done = [flight.stage_id for flight, outcome in ended if self._record(flight, outcome)]
-        self._store_rows(done)
+        self._results.append(done)
 
     def _record(self, flight: Flight, outcome: AttemptOutcome) -> bool:
         """Write an outcome to the ledger and act on it; return whether the stage is done."""
@@ -458,27 +422,7 @@ class _Driver:
         flight.segments = sum(1 for _ in self._layout.segments_of(flight.stage_id).iterdir())
         return flight.segments > before
 
-    # Store and snapshot
-
-    def _store_rows(self, stage_ids: Iterable[str]) -> None:
-        """Append the results that the store does not have yet."""
-        rows: dict[str, list[Row]] = {}
-        for stage_id in stage_ids:
-            for calculation, run in self._board.results(stage_id).items():
-                if self._store is None:
-                    self._store = Store.open(
-                        self._layout.store,
-                        campaign=self._plan.campaign,
-                        create=True,
-                        spec_sha256=self._plan.spec_sha256,
-                    )
-                if stage_id not in self._store.stage_ids(calculation):
-                    path = self._layout.stage(stage_id)
-                    row = Row(stage_id, manifest_sha256(path), path, run.id, run.labels)
-                    rows.setdefault(calculation, []).append(row)
-        if self._store is not None:
-            for calculation, found in rows.items():
-                self._store.append(calculation, found)
+    # What others see
 
     def _show(self, state: str) -> None:
         done = state in {"stopped", "finished"}

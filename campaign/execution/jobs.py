@@ -243,8 +243,7 @@ class SlurmJobs:
 
     def why_lost(self, slot: Slot, since: float) -> Loss | None:
         """See `Cluster.why_lost`."""
-        if slot.job is None:
-            return Loss(FailureClass.LOST_WORKER, "the worker process died")
+        assert slot.job is not None  # every slot of ours is in a job
         self._lost_jobs.add(slot.job)
         where = f"job {slot.job} on {slot.node}"
         state = self._watch.state(slot.job)

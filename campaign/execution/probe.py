@@ -8,19 +8,17 @@ import errno
 import fcntl
 import json
 import os
-import platform
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from campaign.errors import CampaignError
-from campaign.execution.slot import node
+from campaign.execution.slot import node, versions_of
 from campaign.layout import write_atomic
 
 REQUEST, ANSWER = "request.json", "answer.json"
@@ -44,14 +42,8 @@ PACKAGES = ("campaign", "dask", "distributed")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what must be alike on both sides; a package that is not there is left out."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    """Versions of Python and of what must be alike on both sides."""
+    return versions_of(PACKAGES)
 
 
 def environment() -> dict[str, Any]:

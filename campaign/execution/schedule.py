@@ -189,8 +189,9 @@ class Schedule:
 
     def hold(self, what: str, reason: str) -> None:
         """Start no more stages of a condition, or of ``engine NAME``."""
-        self.held[what] = reason
-        self._left = None
+        if self.held.get(what) != reason:
+            self.held[what] = reason
+            self._left = None
 
     # What to do next
 
@@ -245,12 +246,14 @@ class Schedule:
         return any(self._holder(stage_id) is None for heap in heaps for _, stage_id in heap)
 
     def ready(self) -> dict[Kind, int]:
-        """Count the slots that could be used now, by kind, up to `MANY_SLOTS` of each."""
+        """Count the slots that could be used now, by kind; where something is held, up to `MANY_SLOTS`."""
         found: dict[Kind, int] = {}
         for heaps, share in ((self._short, MOST_IN_BATCH), (self._long, 1)):
             for kind, heap in heaps.items():
-                free = (stage_id for _, stage_id in heap if self._holder(stage_id) is None)
-                count = sum(1 for _ in itertools.islice(free, MANY_SLOTS * share))
+                count = len(heap)  # asked every second, of 10^5 runs
+                if self.held:
+                    free = (stage_id for _, stage_id in heap if self._holder(stage_id) is None)
+                    count = sum(1 for _ in itertools.islice(free, MANY_SLOTS * share))
                 if count:
                     found[kind] = found.get(kind, 0) + math.ceil(count / share)
         return found

@@ -4,9 +4,13 @@ The job's script sets it in the environment; Dask loads this module as a preload
 tells the driver when it registers. A worker on this machine is in no job and has all the time there is.
 """
 
+import contextlib
 import os
+import platform
 import socket
 import time
+from collections.abc import Iterable
+from importlib import metadata
 from typing import Any
 
 from campaign.execution.process import killed_for_memory
@@ -45,6 +49,15 @@ def seconds_left() -> float:
 def node() -> str:
     """Name of this machine, as the cluster calls it."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of Python and of packages; one that is not there is left out."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def facts(_worker: Any) -> dict[str, Any]:
