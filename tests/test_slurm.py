@@ -271,6 +271,22 @@ def test_a_node_that_goes_down_costs_a_segment(case: Callable[..., Case]) -> Non
     assert len(one.attempts()) == one.stages + one.failures().total()
 
 
+def test_a_job_that_is_preempted_goes_on_in_another(case: Callable[..., Case]) -> None:
+    one = case(1, LONG_PS)
+    process = one.drive()
+    entry = one.wait_for_production(process)
+    both = ("-p", "short", "-w", entry["node"], "--gres=gpu:2", "--mem=100M")
+    one.slurm.run("sbatch", *both, "-o", "/dev/null", "--wrap", "sleep 5")
+    assert process.wait(400) == 0
+    one.check_whole()
+    assert one.failures() == {FailureClass.PREEMPTED: 1}
+    assert len(one.attempts()) == one.stages + 1
+    (failed,) = [item for item in one.attempts() if item.failure_class]
+    assert (failed.stage_id, failed.job, failed.segments > 0) == (entry["stage"], entry["job"], True)
+    with Ledger.open(one.layout, read_only=True) as ledger:
+        assert ledger.failures(entry["stage"]) == {}  # a segment was committed, so no budget is spent
+
+
 def test_a_driver_that_is_killed_and_started_again_while_its_jobs_run(case: Callable[..., Case]) -> None:
     one = case(2, LONG_PS)
     process = one.drive()
