@@ -212,3 +212,15 @@ def test_a_known_speed_sets_the_length_of_segments(layout: Layout, produce: Prod
     told = read_manifest(layout.stage(stage.id))["segments"]
     assert (told[0]["first"], told[0]["last"]) == (0, 30)
     assert len(told) == 2
+
+
+def test_segments_do_not_shrink_where_a_process_takes_longer_to_begin_than_they_last(
+    layout: Layout, produce: Produce
+) -> None:
+    """Half a second to begin, for segments of a tenth: at least half of each computes."""
+    stage = produce("late")
+    request = AttemptRequest(layout.root, "only", stage, segment_s=0.1, rate=1000.0)
+    assert run_attempt(request).status == "committed"
+    told = read_manifest(layout.stage(stage.id))["segments"]
+    assert told[0]["last"] == 10  # what the speed alone makes in this time
+    assert len(told) == 2

@@ -51,6 +51,22 @@ _STATES_KEPT = 2
 
 
 @dataclass(frozen=True)
+class _Pace:
+    """Speed of an engine in atom-step/s, and the s that its process takes besides, to start and to write."""
+
+    rate: float
+    besides_s: float = 0.0
+
+    def of(self, segment_s: float) -> float:
+        """Length of a segment in s: ``segment_s``, but at least half of it computes."""
+        return max(segment_s, 2 * self.besides_s)
+
+    def atom_steps(self, wall_s: float) -> float:
+        """Atom-steps of a segment that takes ``wall_s``."""
+        return self.rate * max(0.0, wall_s - self.besides_s)
+
+
+@dataclass(frozen=True)
 class CommittedSegment:
     """A committed segment: MD steps ``first`` to ``last`` of its stage."""
 
@@ -220,18 +236,17 @@ class SegmentRunner:
             A segment failed; those before it are committed.
         """
         chain = usable_segments(self.layout, self.stage.id, self.engine.state_file)
-        rate = self.rate
+        pace = None if self.rate is None else _Pace(self.rate)
         while True:
-            segment = self._next(chain, rate)
+            segment = self._next(chain, pace)
             if self.should_stop():
                 raise CancelledAttemptError("asked to stop", where=self._position(segment.first))
             if self.seconds_left() < MIN_SEGMENT_S:
                 raise WalltimeError("the job is about to end", where=self._position(segment.first))
             work = self.directory / WORK
             work.mkdir()
-            facts, reached = self._compute(segment, chain, work, rate)
-            if reached > segment.first:
-                rate = self.stage.atoms * (reached - segment.first) / max(facts["engine_wall_s"], 1e-9)
+            facts, measured = self._compute(segment, chain, work, pace)
+            pace, reached = measured or pace, facts["last"]
             if reached >= self.stage.steps:
                 return self._assemble(chain, work, facts, staging)
             if reached > segment.first:
@@ -245,14 +260,14 @@ class SegmentRunner:
     def _position(self, step: int) -> str:
         return f"MD step {step} of {self.stage.steps}"
 
-    def _next(self, chain: list[CommittedSegment], rate: float | None) -> Segment:
+    def _next(self, chain: list[CommittedSegment], pace: _Pace | None) -> Segment:
         first, number, carried = 0, 1, {}
         if chain:
             first, number, carried = chain[-1].last, chain[-1].number + 1, chain[-1].manifest["carried"]
         last = self.stage.steps
-        if rate is not None:
-            seconds = min(self.segment_s, self.seconds_left())
-            planned = max(1, round(rate * seconds / max(1, self.stage.atoms)))
+        if pace is not None:
+            seconds = min(pace.of(self.segment_s), self.seconds_left())
+            planned = max(1, round(pace.atom_steps(seconds) / max(1, self.stage.atoms)))
             if last - first > _LAST_MAY_BE_LONGER * planned:
                 last = min(last, self.engine.segment_end(self._simulation, first + planned))
         return Segment(number, first, last, carried)
@@ -265,8 +280,8 @@ class SegmentRunner:
         return self.stage.settings
 
     def _compute(
-        self, segment: Segment, chain: list[CommittedSegment], work: Path, rate: float | None
-    ) -> tuple[dict[str, Any], int]:
+        self, segment: Segment, chain: list[CommittedSegment], work: Path, pace: _Pace | None
+    ) -> tuple[dict[str, Any], _Pace | None]:
         """Run the process of a segment; what is to be kept of it lies in ``work/commit`` then."""
         if self.stage.random_seed is None:
             msg = f"a stage of engine {self.stage.engine} needs a replica"
@@ -283,13 +298,16 @@ class SegmentRunner:
             threads=self.threads,
             timeout_without_output_s=self.timeout_without_output_s,
             should_stop=self.should_stop,
-            should_end=self._end_of(segment, work, PILOT_S if rate is None else _OVERDUE * self.segment_s),
+            should_end=self._end_of(
+                segment, work, PILOT_S if pace is None else _OVERDUE * pace.of(self.segment_s)
+            ),
         )
         engine_wall_s = time.monotonic() - clock
         if returncode != 0:
             raise self.engine.diagnose(work, returncode)
         output = self.engine.collect(work)
         _require_finite(output.dataset, self.stage)
+        measured = self._pace_of(work, output.last - segment.first, engine_wall_s)
         self._keep(command, output.dataset, work)
         facts = {
             "number": segment.number,
@@ -300,7 +318,16 @@ class SegmentRunner:
             "engine_wall_s": engine_wall_s,
             "wall_s": time.monotonic() - clock,
         }
-        return facts, output.last
+        return facts, measured
+
+    def _pace_of(self, work: Path, steps: int, wall_s: float) -> _Pace | None:
+        """Pace of a process that made ``steps`` MD steps in ``wall_s``; None if it made none."""
+        if steps == 0:
+            return None
+        atom_steps = self.stage.atoms * steps
+        progress = self.engine.progress(work)
+        rate = max((progress and progress.rate) or 0.0, atom_steps / max(wall_s, 1e-9))
+        return _Pace(rate, wall_s - atom_steps / rate)
 
     def _end_of(self, segment: Segment, work: Path, soft_s: float) -> Callable[[], bool]:
         """When a segment should end: ``soft_s`` after its start, once it has moved; or with its job.
