@@ -73,6 +73,11 @@ class Layout:
         return self.root / "jobs"
 
     @property
+    def driver_job(self) -> Path:
+        """The last job that was submitted for a driver, its site and the campaign's name."""
+        return self.jobs / "driver.json"
+
+    @property
     def store(self) -> Path:
         """Zarr results."""
         return self.root / "results.zarr"

@@ -159,6 +159,9 @@ class Site(Settings):
     stages: dict[str, str] = Field(
         description="Resource of each kind of stage: build, equilibrate, produce, reduce, default."
     )
+    driver: str | None = Field(
+        default=None, description="Resource of the job in which `campaign run --detach` has its driver."
+    )
     ask_above_gpu_hours: Positive = Field(default=100.0, description="More GPU-hours than these need --yes.")
     ask_above_core_hours: Positive = Field(default=10_000.0, description="More core-hours need --yes.")
 
@@ -251,6 +254,9 @@ def _check_names(site: Site, problems: Problems) -> None:
     for kind, name in site.stages.items():
         if name not in known:
             problems.add(("stages", kind), f"there is no resource {name!r}", hint=did_you_mean(name, known))
+    if site.driver is not None and site.driver not in known:
+        hint = did_you_mean(site.driver, known)
+        problems.add(("driver",), f"there is no resource {site.driver!r}", hint=hint)
     if DEFAULT not in site.stages:
         problems.add(("stages",), "stages needs a default", hint="such as default: gpu", key=True)
     for name in site.engines:

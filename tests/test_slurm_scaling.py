@@ -79,7 +79,9 @@ class Scene:
         monkeypatch.setattr("campaign.execution.cluster.time", clock)
         client = SimpleNamespace(scheduler_info=lambda: {"workers": self.workers})
         named = NamedSite("here", Path("here.yaml"), SITE)
-        self.jobs = SlurmJobs(client, self.cluster, named, Path("/jobs"), name="c-1.1", needs_s=NEEDS_S)
+        self.jobs = SlurmJobs(
+            client, self.cluster, named, Path("/jobs"), name="c-1.2", needs_s=NEEDS_S, left={}
+        )
 
     def request(self, wanted: Mapping[Kind, int], busy: Set[str] = frozenset()) -> Mapping[str, str]:
         """One look of the driver, a second after the one before."""
@@ -110,9 +112,9 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 def test_as_many_jobs_as_have_something_to_do_up_to_the_most(scene: Scene) -> None:
     scene.request({GPU: 2, CPU: 5})
-    assert [options["job_name"] for options in scene.cluster.submitted].count("c-1.1.gpu") == 2
+    assert [options["job_name"] for options in scene.cluster.submitted].count("c-1.2.gpu") == 2
     assert [options["job_name"] for options in scene.cluster.submitted].count(
-        "c-1.1.cpu"
+        "c-1.2.cpu"
     ) == 2  # of four slots
     scene.request({GPU: 50, CPU: 5})
     assert len(scene.cluster.submitted) == 5
@@ -215,7 +217,7 @@ def test_jobs_that_end_before_a_worker_starts_are_told(scene: Scene) -> None:
         assert scene.request({GPU: 1}) == {}
         scene.end(number, "FAILED")
     (told,) = scene.request({GPU: 1}).values()
-    assert told == "its jobs end before a worker starts (FAILED); see jobs/c-1.1.gpu-2.err"
+    assert told == "its jobs end before a worker starts (FAILED); see jobs/c-1.2.gpu-2.err"
 
 
 def test_a_node_that_fails_twice_is_left_out(scene: Scene) -> None:

@@ -197,6 +197,9 @@ def run(  # noqa: PLR0917 - one parameter for each option
         int | None, typer.Option(min=1, help="Threads of each run; default: 1.", show_default=False)
     ] = None,
     site: SiteOption = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Put the driver into a job of the --site, and return.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     yes: YesOption = False,
     json_: JsonOption = False,
@@ -219,8 +222,19 @@ def run(  # noqa: PLR0917 - one parameter for each option
 
         what = f"{plural(workers or 1, 'worker')} of {plural(threads or 1, 'thread')}"
         err.print(f"campaign: {what} on {plural(cores, 'core')}: slow", style="yellow", markup=False)
-    options = Options(workers=workers, threads=threads or 1, site=site, yes=yes, as_json=json_)
+    options = Options(workers=workers, threads=threads or 1, site=site, yes=yes, as_json=json_, detach=detach)
     raise typer.Exit(run_spec(spec, directory, options))
+
+
+@app.command(hidden=True)
+def drive(
+    directory: Annotated[Path, typer.Argument(help="The campaign's directory.")],
+    site: Annotated[str, typer.Option(help="Name or file of the site.")],
+) -> None:
+    """Drive a campaign in a job; `campaign run --detach` submits it."""
+    from campaign.cli.detach import drive
+
+    raise typer.Exit(drive(directory, site))
 
 
 @app.command()
@@ -232,6 +246,17 @@ def status(directory: DirectoryArgument = None, json_: JsonOption = False) -> No
     from campaign.cli.inspection import show_status
 
     show_status(campaign_layout(directory), as_json=json_)
+
+
+@app.command()
+def watch(directory: DirectoryArgument = None) -> None:
+    """Show a running campaign, live.
+
+    States, speeds, jobs, failures, the time left, and the results so far. Ctrl-C ends the view only.
+    """
+    from campaign.cli.watch import watch
+
+    watch(campaign_layout(directory))
 
 
 @app.command()

@@ -6,7 +6,6 @@ Nothing here starts or needs a driver, and nothing is written.
 import json
 import socket
 import sys
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.text import Text
@@ -16,14 +15,15 @@ from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, ren
 from campaign.cli.text import ago, duration, folded, jobs_line, plural, remedy, run_again
 from campaign.cli.why import show_why
 from campaign.errors import LedgerError
+from campaign.execution.requests import DRIVING, SILENT_S, age_s, driver_is_alive, driver_job
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 
-__all__ = ["driver_line", "read_snapshot", "show_status", "show_why"]
+HANDED_OVER = "handed over"
+FOLLOWS_WITHIN_S = 24 * 3600.0
+"""A driver that should have followed by now was not put into the queue, or waits there for very long."""
 
-DRIVING = {"running", "stopping"}
-SILENT_S = 30.0
-"""A driver on another host whose picture is older than this may be dead."""
+__all__ = ["driver_line", "read_snapshot", "show_status", "show_why"]
 
 
 def read_snapshot(layout: Layout) -> dict[str, Any]:
@@ -36,25 +36,33 @@ def read_snapshot(layout: Layout) -> dict[str, Any]:
     """
     snapshot = read_status(layout.status)
     if snapshot is None:
+        job = driver_job(layout)
         raise LedgerError(
-            "this campaign was never run", where=str(layout.root), hint="start it with `campaign run SPEC`"
+            "this campaign was never run" if job is None else "its driver has not begun",
+            where=str(layout.root),
+            hint="start it with `campaign run SPEC`"
+            if job is None
+            else f"it is job {job['job']} on {job['site']}: squeue -j {job['job']}",
         )
     return snapshot
 
 
 def driver_line(layout: Layout, snapshot: dict[str, Any], *, alive: bool) -> str:
-    """Who drives the campaign, or how and when the last driver ended; ``alive``: one on this host does."""
+    """Who drives the campaign, or how and when the last driver ended; ``alive``: one does."""
     driver = snapshot["driver"]
-    age = (datetime.now(UTC) - datetime.fromisoformat(snapshot["updated"])).total_seconds()
+    age = age_s(snapshot)
     go_on = f"\nto go on: {run_again(layout)}"
     if driver["state"] not in DRIVING:
         if alive:
             return "a driver is starting"
+        if driver["state"] == HANDED_OVER and age < FOLLOWS_WITHIN_S:
+            return f"handed over {ago(age)}: the next driver's job goes on, as soon as the queue lets it"
         return f"{driver['state']} {ago(age)}" + ("" if driver["state"] == "finished" else go_on)
     who = f"driver {driver['pid']} on {driver['host']}"
     here = driver["host"] == socket.gethostname()
-    if alive or (not here and age <= SILENT_S):
-        return f"{who}: {driver['state']}" + (f", silent for {duration(age)}" if age > SILENT_S else "")
+    if alive:
+        since = f", silent for {duration(age)}" if age > SILENT_S else f"; as of {ago(age)}"
+        return f"{who}: {driver['state']}{since}"
     if here:
         return f"no driver is running: {who} ended without a word {ago(age)}{go_on}"
     return f"{who}: {driver['state']}, but silent for {duration(age)}: it may be dead{go_on}"
@@ -62,8 +70,6 @@ def driver_line(layout: Layout, snapshot: dict[str, Any], *, alive: bool) -> str
 
 def show_status(layout: Layout, *, as_json: bool) -> None:
     """Print states by axis, running runs and failures grouped by class."""
-    from campaign.execution.requests import driver_is_alive
-
     snapshot = read_snapshot(layout)
     if as_json:
         json.dump(snapshot, sys.stdout, indent=1)

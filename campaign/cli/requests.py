@@ -139,6 +139,22 @@ class _Failed:
         return {stage for stage in self._failed if conditions.get(stage) in held}
 
 
+def _cancel_driver_jobs(layout: Layout) -> list[str]:
+    """Cancel the jobs of drivers that have not begun to drive; return their ids."""
+    from campaign.execution.detached import DriverJobs
+    from campaign.execution.requests import driver_job
+    from campaign.site import find_site
+
+    told = driver_job(layout)
+    if told is None:
+        return []
+    jobs = DriverJobs(find_site(told["site"]), layout, told["campaign"])
+    found = jobs.ids
+    for job_id in found:
+        jobs.cancel(job_id)
+    return found
+
+
 def request_stop(layout: Layout, *, wait: bool) -> None:
     """Ask the driver to stop, and wait until it has.
 
@@ -150,7 +166,9 @@ def request_stop(layout: Layout, *, wait: bool) -> None:
     from campaign.execution.requests import driver_is_alive, write_request
 
     if not driver_is_alive(layout):
-        err.print("no driver is running; `campaign run` goes on when you want it", markup=False)
+        waiting = _cancel_driver_jobs(layout)
+        said = f"cancelled its job {', '.join(waiting)}" if waiting else "no driver is running"
+        err.print(f"{said}; `campaign run` goes on when you want it", markup=False)
         return
     write_request(layout, "stop", {})
     err.print("asked the driver to stop", markup=False)

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaign.cli.app import err, out
+from campaign.cli.detach import refuse_if_driven, start_driver_job
 from campaign.cli.directory import campaign_root, check_directory, claim_directory, link_here
 from campaign.cli.progress import progress
 from campaign.cli.specs import against_directory, news
 from campaign.cli.text import folded, plural
-from campaign.errors import ExitCode
+from campaign.errors import ExitCode, SpecError
 from campaign.layout import Layout
 
 if TYPE_CHECKING:
+    from campaign.execution.driver import DriverResult
     from campaign.plan import Plan
     from campaign.site import NamedSite
 
@@ -43,13 +45,17 @@ def driver_log(layout: Layout) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how ``campaign run`` runs: on this machine or a site (its name or file)."""
+    """Where and how ``campaign run`` runs: on this machine or a site (its name or file).
+
+    ``detach``: the driver runs in a job of the site.
+    """
 
     workers: int | None
     threads: int
     site: str | None
     yes: bool
     as_json: bool
+    detach: bool = False
 
 
 def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
@@ -61,12 +67,20 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
 
     site = None if options.site is None else find_site(options.site)
     spec = load_spec(spec_path)
+    if options.detach and (site is None or site.site.driver is None):
+        raise SpecError(
+            "--detach needs a site with a resource for the driver's job",
+            where=None if site is None else str(site.source),
+            hint="give --site" if site is None else "add `driver: NAME`, one of its resources",
+        )
     layout = Layout(campaign_root(spec.campaign, directory, site))
     plan, stages = plan_or_reuse(spec, layout.plan, allow_large=options.yes)
     check_directory(layout, plan.campaign)
     if layout.lock.exists():
         with DriverLock(layout.lock):  # refused before anything is said; the driver takes it again
             pass
+    if site is not None and site.site.driver is not None:
+        refuse_if_driven(site, layout, plan.campaign)
     known = layout.plan.exists()
     if site is None:
         _check_engines(plan)
@@ -86,6 +100,9 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     if known:
         err.print(folded(news(report), err.width, "  "), markup=False)
 
+    if options.detach and site is not None:
+        return start_driver_job(site, layout, plan.campaign, spec.text)
+
     # Imported late: Dask takes a second, which no error of a spec should wait for.
     from campaign.execution.driver import run_campaign
 
@@ -101,12 +118,15 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
             on_snapshot=watch,
         )
     conclude(layout, held=result.held, as_json=options.as_json)
+    again = f"campaign run {spec_path} --dir {layout.root}" + (
+        "" if options.site is None else f" --site {options.site}"
+    )
+    return _say_how_it_ended(result, layout, again)
+
+
+def _say_how_it_ended(result: "DriverResult", layout: Layout, again: str) -> int:
     if result.interrupted:
-        err.print(
-            f"stopped; the same command goes on: campaign run {spec_path} --dir {layout.root}"
-            + ("" if options.site is None else f" --site {options.site}"),
-            markup=False,
-        )
+        err.print(f"stopped; the same command goes on: {again}", markup=False)
         return ExitCode.INTERRUPTED
     if result.failed:
         err.print(

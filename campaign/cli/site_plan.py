@@ -12,7 +12,7 @@ from campaign.cli.text import duration, folded, plural
 from campaign.compare import PlanReport
 from campaign.errors import SpecError
 from campaign.execution.cluster import Kind
-from campaign.execution.job_scripts import DRIVER, job_prefix, job_script, segment_s
+from campaign.execution.job_scripts import job_prefix, job_script, segment_s
 from campaign.execution.segments import SEGMENT_S
 from campaign.execution.slot import margin_s
 from campaign.layout import Layout
@@ -84,11 +84,7 @@ def print_site_plan(named: NamedSite, report: PlanReport, layout: Layout) -> Non
     above = _above(named, cost)
     if above:
         out.print(folded(f"{INDENT}{above}: `campaign run` asks before", out.width, INDENT), markup=False)
-    known_later = f"{DRIVER}, and NAME in the names of its keys"
-    out.print()
-    out.print(
-        folded(f"Scripts of its jobs; only a driver that runs knows {known_later}.", out.width), markup=False
-    )
+    out.print("\nScripts of its jobs:", markup=False)
     for name, script in job_scripts(named, cost, report, layout).items():
         out.print(f"\n--- {name}", style="bold", markup=False)
         out.print(script.rstrip("\n"), markup=False)

@@ -63,6 +63,12 @@ class Kind:
     def __str__(self) -> str:
         return self.resource + "+" * self.raised
 
+    @classmethod
+    def parse(cls, text: str) -> "Kind":
+        """Kind that is written so."""
+        resource = text.rstrip("+")
+        return cls(resource, len(text) - len(resource))
+
 
 HERE = Kind()
 """The kind of all workers on this machine."""
@@ -125,6 +131,10 @@ class Cluster(Protocol):
         """Describe what it has and waits for, for the status."""
         ...
 
+    def leave(self) -> None:
+        """Leave what jobs there are to the driver that follows."""
+        ...
+
     def kill(self) -> None:
         """End all workers at once; their engines end with them."""
         ...
@@ -161,6 +171,9 @@ class Workers:
     def picture(self) -> Mapping[str, Any]:
         """Nothing that a status needs; see `Cluster.picture`."""
         return {}
+
+    def leave(self) -> None:
+        """Nothing: workers on this machine end with their driver; see `Cluster.leave`."""
 
     def kill(self) -> None:
         """See `Cluster.kill`."""

@@ -42,16 +42,23 @@ HEARTBEAT_S = 10.0
 STOP_GRACE_S = 15.0
 """How long running attempts have to end after a stop request before their workers are ended."""
 
+HANDOVER_GRACE_S = 60.0
+"""The same where another driver goes on, which has all the time there is."""
+
 SnapshotWatcher = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class DriverResult:
-    """How a campaign was left: runs by state for each calculation, and what was held back and why."""
+    """How a campaign was left: runs by state for each calculation, and what was held back and why.
+
+    ``handed_over``: it was interrupted for a driver that follows, to which all jobs were left.
+    """
 
     counts: Mapping[str, Mapping[str, int]]
     interrupted: bool
     held: Mapping[str, str]
+    handed_over: bool = False
 
     @property
     def failed(self) -> int:
@@ -69,6 +76,7 @@ def run_campaign(
     threads: int = 1,
     segment_s: float = SEGMENT_S,
     site: NamedSite | None = None,
+    has_successor: bool = False,
     on_snapshot: SnapshotWatcher | None = None,
 ) -> DriverResult:
     """Run what is missing of a plan in its directory, until nothing can be done or somebody asks to stop.
@@ -89,6 +97,8 @@ def run_campaign(
         Time between two checkpoints of a long stage: the most of a run that can be lost.
     site
         A cluster on which attempts run; it decides on ``workers`` and ``threads``. None for this machine.
+    has_successor
+        Another driver follows: at SIGTERM, or when it asks, all jobs are left to it.
     on_snapshot
         Called about every second with what ``status.json`` holds.
 
@@ -113,7 +123,16 @@ def run_campaign(
             write_atomic(layout.spec, spec_text)
         save_plan(plan, layout.plan)
         place = Place(workers, threads, segment_s, site)
-        driver = _Driver(layout, plan, stages, ledger, holder=holder, place=place, on_snapshot=on_snapshot)
+        driver = _Driver(
+            layout,
+            plan,
+            stages,
+            ledger,
+            holder=holder,
+            place=place,
+            has_successor=has_successor,
+            on_snapshot=on_snapshot,
+        )
         try:
             return driver.run()
         finally:
@@ -131,6 +150,7 @@ class _Driver:
         *,
         holder: Holder,
         place: Place,
+        has_successor: bool,
         on_snapshot: SnapshotWatcher | None,
     ) -> None:
         self._layout = layout
@@ -142,6 +162,7 @@ class _Driver:
         self._on_snapshot = on_snapshot
 
         self._dispatcher: Dispatcher | None = None
+        self._has_successor, self._handing_over = has_successor, False
         self._stop_signals = 0
         self._stopping_since: float | None = None
         self._last_tick = self._last_heartbeat = -float("inf")
@@ -191,15 +212,19 @@ class _Driver:
                             segment_s=self._where.segment_s,
                         )
                         self._loop(self._dispatcher)
-                        if self._dispatcher:  # what did not end when it was asked to
+                        if self._handing_over:
+                            cluster.leave()
+                        elif self._dispatcher:  # what did not end when it was asked to
                             self._dispatcher.kill()
                 finished = not self._stop_signals
             finally:
                 # Fails if the campaign is another driver's by now: then nothing of it is ours to write.
                 self._abandon()
-                self._show("finished" if finished else "stopped")
+                self._show("finished" if finished else "handed over" if self._handing_over else "stopped")
             self._results.flush()
-        return DriverResult(self._board.counts(), self._stop_signals > 0, dict(self._schedule.held))
+        return DriverResult(
+            self._board.counts(), self._stop_signals > 0, dict(self._schedule.held), self._handing_over
+        )
 
     def _loop(self, dispatcher: Dispatcher) -> None:
         while True:
@@ -210,7 +235,8 @@ class _Driver:
                 self._ask_to_stop(dispatcher)
                 self._show("stopping")
             if self._stopping_since is not None:
-                overdue = time.monotonic() - self._stopping_since > STOP_GRACE_S
+                grace_s = HANDOVER_GRACE_S if self._handing_over else STOP_GRACE_S
+                overdue = time.monotonic() - self._stopping_since > grace_s
                 if not dispatcher or overdue or self._stop_signals > 1:
                     return
             else:
@@ -226,8 +252,10 @@ class _Driver:
             yield
             return
 
-        def on_signal(*_: object) -> None:
+        def on_signal(number: int, _: object) -> None:
             self._stop_signals += 1
+            # So SLURM tells a job that its time is over.
+            self._handing_over = self._has_successor and number == signal.SIGTERM
             if self._dispatcher is not None:
                 self._dispatcher.wake()
 
@@ -379,9 +407,10 @@ class _Driver:
 
     def _apply_requests(self) -> None:
         for request in read_requests(self._layout):
-            if request.kind == "stop":
+            if request.kind == "stop" or (request.kind == "handover" and self._has_successor):
                 self._stop_signals = max(self._stop_signals, 1)
-            else:
+                self._handing_over = request.kind == "handover"
+            elif request.kind == "retry":
                 again = retry(self._layout, self._ledger, request.payload.get("stages", ()))
                 ours = [stage_id for stage_id in again if stage_id in self._stages]
                 self._schedule.retry(ours)
@@ -425,7 +454,7 @@ class _Driver:
     # What others see
 
     def _show(self, state: str) -> None:
-        done = state in {"stopped", "finished"}
+        done = state in {"stopped", "finished", "handed over"}
         flights = [] if done else self._flights()
         picture = snapshot(
             self._plan.campaign,

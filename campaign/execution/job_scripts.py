@@ -1,6 +1,7 @@
 """What SLURM is asked for: names, options and scripts of jobs, and how their class submits itself."""
 
 import contextlib
+import json
 import math
 import os
 import shlex
@@ -15,18 +16,74 @@ from typing import Any
 from campaign.execution import slot as in_job
 from campaign.execution.cluster import CONFIG, Kind
 from campaign.execution.slurm import said_by_sbatch
-from campaign.layout import Layout
+from campaign.layout import Layout, write_atomic
 from campaign.quantities import digest
 from campaign.site import Site
 
-DRIVER_GONE_S = 60
-"""After so long without its driver a job ends itself."""
+DRIVER_GONE_S = 120
+"""After so long without a driver a job ends itself; one that takes over needs a minute to see that it may."""
+
+CONNECT_S = 60
+"""So long a worker tries to reach the driver."""
 
 SEGMENTS_IN_JOB = 3
 """A job should hold so many segments, or much of it would be left over."""
 
-DRIVER = "tls://ADDRESS-OF-THE-DRIVER"
-"""What stands in `job_script` for what a driver knows only when it runs."""
+ADDRESS = "scheduler.json"
+"""Name of the file, among those of the jobs, that has the address of the driver's scheduler."""
+
+_CERTIFICATE, _KEY = "tls-certificate.pem", "tls-key.pem"
+
+# A worker ends with 0 when its driver has gone. Another driver may come: it leaves its address in the file,
+# and the job goes on with it. Where the file is taken away, nobody comes.
+_WORKER_LOOP = """
+while driver=$(cat {address} 2>/dev/null); do
+  {command}
+  code=$?
+  for ((s = 0; s < {patience} && code == 0; s++)); do
+    [ "$(cat {address} 2>/dev/null)" = "$driver" ] || break
+    sleep 1
+  done
+  [ "$(cat {address} 2>/dev/null)" != "$driver" ] || break
+done
+exit ${{code:-0}}
+""".strip()
+
+
+def job_security(folder: Path) -> Any:
+    """Keys of the connections between a driver and its jobs, as files, so that a next driver has the same.
+
+    They are made where there are none; `forget_driver` takes them away.
+    """
+    from distributed import Security
+
+    certificate, key = folder / _CERTIFICATE, folder / _KEY
+    if not (certificate.exists() and key.exists()):
+        made = Security.temporary()
+        key.touch(mode=0o600)
+        key.write_text(made.tls_worker_key)
+        write_atomic(certificate, made.tls_worker_cert)
+    return _security(folder)
+
+
+def _security(folder: Path) -> Any:
+    from distributed import Security
+
+    certificate, key = str(folder / _CERTIFICATE), str(folder / _KEY)
+    pairs = {f"tls_{role}_cert": certificate for role in ("client", "scheduler", "worker")}
+    pairs |= {f"tls_{role}_key": key for role in ("client", "scheduler", "worker")}
+    return Security(tls_ca_file=certificate, require_encryption=True, **pairs)
+
+
+def tell_address(folder: Path, address: str) -> None:
+    """Leave the address of a driver's scheduler for its jobs."""
+    write_atomic(folder / ADDRESS, json.dumps({"address": address}))
+
+
+def forget_driver(folder: Path) -> None:
+    """Take address and keys away: whatever job is left ends."""
+    for name in (ADDRESS, _CERTIFICATE, _KEY):
+        (folder / name).unlink(missing_ok=True)
 
 
 def segment_s(site: Site, longest_s: float) -> float:
@@ -78,7 +135,7 @@ def job_options(
             *site.setup,
             *resource.setup,
         ],
-        "death_timeout": DRIVER_GONE_S,
+        "death_timeout": CONNECT_S,
         "local_directory": '"${TMPDIR:-/tmp}"',
         "worker_extra_args": ["--preload", "campaign.execution.slot", "--no-dashboard"],
         "interface": site.interface,
@@ -88,25 +145,15 @@ def job_options(
 def job_script(
     site: Site, kind: Kind, *, name: str, log_directory: Path, arguments: Sequence[str] = ()
 ) -> str:
-    """Script of a job as SLURM gets it, but for the driver's address and the last letters of its key files.
-
-    ``arguments`` are those of Python, in place of a worker's.
-    """
-    from distributed import Security
-
-    keys = {
-        f"tls_{part}": str(log_directory / f".dask-jobqueue.worker.{part.removeprefix('worker_')}.NAME")
-        for part in ("ca_file", "worker_cert", "worker_key")
-    }
+    """Script of a job as SLURM gets it; ``arguments`` are Python's, in place of a worker's."""
     # Dask makes the folder of the output at once; here nothing shall be made.
     with tempfile.TemporaryDirectory() as elsewhere:
         options = job_options(site, kind, name=name, log_directory=Path(elsewhere))
-        job = job_class()(DRIVER, f"{name}-1", protocol="tls://", security=Security(**keys), **options)
+        security = _security(log_directory)
+        command = f"exec {options['python']} {shlex.join(arguments)}" if arguments else None
+        job = job_class()(None, f"{name}-1", protocol="tls://", security=security, command=command, **options)
     script: str = job.job_script().replace(elsewhere, str(log_directory))
-    if not arguments:
-        return script
-    *lines, _ = script.splitlines()
-    return "\n".join((*lines, f"{options['python']} {shlex.join(arguments)}", ""))
+    return script
 
 
 @contextlib.contextmanager
@@ -145,8 +192,27 @@ def job_class() -> type:
         """A job whose refusal is a fact, not an error inside Dask's loop."""
 
         refused = ""
+        left_running = False
+        """Whether the jobs are left to the driver that follows, not cancelled."""
+
+        _command_template: str
+
+        def __init__(
+            self, _: object, *args: Any, adopted: str | None = None, command: str | None = None, **more: Any
+        ) -> None:
+            # Not with the scheduler's address of now: a job may outlive its driver.
+            address = shlex.quote(str(Path(more["log_directory"]) / ADDRESS))
+            super().__init__(f"--scheduler-file {address}", *args, **more)
+            self._adopted = adopted
+            self._command_template = command or _WORKER_LOOP.format(
+                address=address, command=self._command_template, patience=DRIVER_GONE_S
+            )
 
         async def start(self) -> None:
+            if self._adopted is not None:
+                self.job_id = self._adopted
+                await ProcessInterface.start(self)
+                return
             try:
                 await super().start()
             except (RuntimeError, ValueError, OSError) as error:
@@ -154,7 +220,8 @@ def job_class() -> type:
                 await ProcessInterface.start(self)
 
         async def close(self) -> None:
-            await super().close()
+            if not self.left_running:
+                await super().close()
             await ProcessInterface.close(self)
 
     return Job

@@ -17,15 +17,18 @@ from typing import Any
 from campaign.errors import FailureClass, ResourceError
 from campaign.execution.cluster import Kind, Loss, Slot, configured
 from campaign.execution.job_scripts import (
+    forget_driver,
     import_jobqueue,
     job_class,
     job_options,
     job_prefix,
+    job_security,
     site_environment,
+    tell_address,
 )
 from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing, jobs_named
 from campaign.layout import Layout
-from campaign.site import NamedSite
+from campaign.site import NamedSite, Site
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +66,9 @@ _MORE_CONFIG = {
 def open_jobs(
     named: NamedSite, layout: Layout, *, campaign: str, epoch: int, needs_s: float
 ) -> Iterator["SlurmJobs"]:
-    """Open a cluster on a site, with no job yet; at the end no job of this driver is left.
+    """Open a cluster on a site, with the jobs that an earlier driver left; at the end no job is left.
+
+    Unless they are left to a driver that follows (`Cluster.leave`).
 
     Parameters
     ----------
@@ -81,7 +86,7 @@ def open_jobs(
     ResourceError
         SLURM does not answer, or the scheduler cannot listen where it should.
     """
-    from distributed import Client, Security
+    from distributed import Client
 
     site = named.site
     if any(letter.isspace() for letter in str(layout.root.resolve())):
@@ -91,19 +96,18 @@ def open_jobs(
             hint="choose another directory with --dir",
         )
     name = f"{job_prefix(layout, campaign)}{epoch}"
-    layout.jobs.mkdir(mode=0o700, exist_ok=True)
-    for left in layout.jobs.glob(".dask-jobqueue.worker.*"):  # keys of a driver that was killed
-        left.unlink(missing_ok=True)
+    prefix = job_prefix(layout, campaign)
+    folder = layout.jobs.resolve()
+    folder.mkdir(mode=0o700, exist_ok=True)
     with site_environment(site), configured(_MORE_CONFIG), contextlib.ExitStack() as stack:
-        end_jobs(job_prefix(layout, campaign))
-        first = job_options(site, Kind(next(iter(site.resources))), name=name, log_directory=layout.jobs)
+        left = jobs_left(prefix, site)
+        first = job_options(site, Kind(next(iter(site.resources))), name=name, log_directory=folder)
         try:
             cluster = stack.enter_context(
                 import_jobqueue().SLURMCluster(
                     job_cls=job_class(),
                     n_workers=0,
-                    security=Security.temporary(),
-                    shared_temp_directory=str(layout.jobs.resolve()),
+                    security=job_security(folder),
                     scheduler_options={
                         "interface": site.driver_interface or site.interface,
                         "dashboard": False,
@@ -119,10 +123,35 @@ def open_jobs(
                 f"the cluster {named.name} cannot be used: {error}",
                 hint=f"try `campaign doctor --site {named.name}`",
             ) from error
-        stack.callback(end_jobs_in_order, name)
-        jobs = SlurmJobs(client, cluster, named, layout.jobs.resolve(), name=name, needs_s=needs_s)
-        stack.callback(jobs.close)
-        yield jobs
+        tell_address(folder, cluster.scheduler_address)
+        jobs = SlurmJobs(client, cluster, named, folder, name=name, needs_s=needs_s, left=left)
+        try:
+            yield jobs
+        finally:
+            jobs.close()
+            if not jobs.are_left:
+                forget_driver(folder)
+                end_jobs_in_order(prefix)
+
+
+def jobs_left(prefix: str, site: Site) -> dict[str, str]:
+    """Name and id of the jobs that an earlier driver left and that fit the site; others are cancelled.
+
+    Raises
+    ------
+    ResourceError
+        SLURM does not answer.
+    """
+    found = jobs_named(prefix)
+    strange = [job_id for job_id, name in found if kind_of(name).resource not in site.resources]
+    if strange:
+        ask(("scancel", *strange))
+    return {job_id: name for job_id, name in found if job_id not in strange}
+
+
+def kind_of(name: str) -> Kind:
+    """Kind of the slots in a job of this name."""
+    return Kind.parse(name.rpartition(".")[2])
 
 
 def end_jobs(prefix: str) -> None:
@@ -152,9 +181,10 @@ def end_jobs_in_order(prefix: str) -> None:
 
 @dataclass
 class _Record:
-    """One job that was asked for."""
+    """One job that was asked for; ``name`` is Dask's for it, ``job_name`` SLURM's."""
 
     name: str
+    job_name: str
     kind: Kind
     asked: float
     job_id: str | None = None
@@ -168,7 +198,15 @@ class SlurmJobs:
     """Slots in jobs; see `campaign.execution.cluster.Cluster`."""
 
     def __init__(
-        self, client: Any, cluster: Any, named: NamedSite, folder: Path, *, name: str, needs_s: float
+        self,
+        client: Any,
+        cluster: Any,
+        named: NamedSite,
+        folder: Path,
+        *,
+        name: str,
+        needs_s: float,
+        left: Mapping[str, str],
     ) -> None:
         self.client = client
         self._cluster = cluster
@@ -190,7 +228,15 @@ class SlurmJobs:
         self._ask_again = -math.inf
         self._patience_s = REFUSED_S
         self._lost_jobs: set[str] = set()
+        self.are_left = False
         self._watch = JobWatch(self._job_ids)
+        for job_id, job_name in left.items():
+            self._adopt(job_id, job_name)
+
+    def leave(self) -> None:
+        """See `Cluster.leave`."""
+        self.are_left = True
+        self._cluster.job_cls.left_running = True
 
     def close(self) -> None:
         """Ask SLURM no more."""
@@ -328,6 +374,13 @@ class SlurmJobs:
                 surplus -= 1
         return False
 
+    def _adopt(self, job_id: str, job_name: str) -> None:
+        """Go on with a job of an earlier driver: it waits in the queue, or looks for this one."""
+        kind = kind_of(job_name)
+        options = job_options(self._site, kind, name=job_name, log_directory=self._folder)
+        self._add(_Record(f"left-{job_id}", job_name, kind, time.monotonic()), {**options, "adopted": job_id})
+        logger.info("job %s of an earlier driver goes on", job_id)
+
     def _submit(self, kind: Kind, now: float) -> None:
         self._number += 1
         name = f"{self._name}-{self._number}"
@@ -338,13 +391,16 @@ class SlurmJobs:
             log_directory=self._folder,
             excluded={node for node, count in self._node_failures.items() if count >= NODE_FAILURES},
         )
+        self._add(_Record(name, f"{self._name}.{kind}", kind, now), options)
+        logger.info("asking for a job of %s", kind)
+
+    def _add(self, job: _Record, options: Mapping[str, Any]) -> None:
         spec = self._cluster.new_spec
         worker: dict[str, Any] = {"cls": spec["cls"], "options": {**spec["options"], **options}}
         if options["processes"] > 1:
             worker["group"] = [f"-{number}" for number in range(options["processes"])]
-        self._jobs[name] = _Record(name, kind, now)
-        self._cluster.worker_spec[name] = worker
-        logger.info("asking for a job of %s", kind)
+        self._jobs[job.name] = job
+        self._cluster.worker_spec[job.name] = worker
 
     def _retire_spent(self, busy: Set[str]) -> None:
         """Let go of jobs whose time is too short for another segment, once nothing runs in them.
@@ -427,7 +483,7 @@ class SlurmJobs:
                     )
 
     def _log_of(self, job: _Record, job_id: str) -> str:
-        return f"{self._folder.name}/{self._name}.{job.kind}-{job_id}.err"
+        return f"{self._folder.name}/{job.job_name}-{job_id}.err"
 
     def picture(self) -> Mapping[str, Any]:
         """See `Cluster.picture`."""

@@ -1,25 +1,35 @@
-"""Requests that other commands leave for the driver as files: ``stop`` and ``retry``.
+"""Requests that others leave for the driver as files: ``stop``, ``retry``, and its successor's ``handover``.
 
 A driver applies and removes them. Where no driver runs, a ``retry`` waits for the next one; an old ``stop``
 is dropped, because starting a driver says the opposite.
 """
 
 import json
+import socket
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from campaign.execution.lock import current_holder
 from campaign.layout import Layout, write_atomic
+from campaign.plan_file import read_status
 
-Kind = Literal["stop", "retry"]
+DRIVING = {"running", "stopping"}
+"""States in a snapshot of a driver that is at work."""
+
+SILENT_S = 30.0
+"""A driver on another host whose picture is older than this may be dead."""
+
+Kind = Literal["stop", "retry", "handover"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request: ``payload`` of a ``retry`` is ``{"stages": [ids]}``, that of a ``stop`` is empty."""
+    """A request: ``payload`` of a ``retry`` is ``{"stages": [ids]}``, that of the others is empty."""
 
     kind: Kind
     payload: dict[str, Any]
@@ -38,7 +48,7 @@ def write_request(layout: Layout, kind: Kind, payload: dict[str, Any]) -> Path:
 def read_requests(layout: Layout) -> list[Request]:
     """Read the requests in the order in which they were made; other files are left alone."""
     found = []
-    kinds: tuple[Kind, ...] = ("stop", "retry")
+    kinds: tuple[Kind, ...] = get_args(Kind)
     for kind in kinds:
         for path in layout.requests.glob(f"{kind}-*.json"):
             try:
@@ -50,6 +60,25 @@ def read_requests(layout: Layout) -> list[Request]:
     return sorted(found, key=lambda request: request.path.name.split("-")[1])
 
 
+def age_s(snapshot: Mapping[str, Any]) -> float:
+    """Seconds since a snapshot was written, by the clock of this host."""
+    return (datetime.now(UTC) - datetime.fromisoformat(snapshot["updated"])).total_seconds()
+
+
 def driver_is_alive(layout: Layout) -> bool:
-    """Whether a driver on this host holds the campaign."""
-    return current_holder(layout.lock) is not None
+    """Whether a driver holds the campaign: on this host by its lock, elsewhere by a picture that is new."""
+    if current_holder(layout.lock) is not None:
+        return True
+    snapshot = read_status(layout.status)
+    if snapshot is None or snapshot["driver"]["state"] not in DRIVING:
+        return False
+    return snapshot["driver"]["host"] != socket.gethostname() and age_s(snapshot) <= SILENT_S
+
+
+def driver_job(layout: Layout) -> dict[str, str] | None:
+    """Tell the last ``job`` that was submitted for a driver, its ``site`` and the ``campaign``, if any."""
+    try:
+        found: dict[str, str] = json.loads(layout.driver_job.read_text())
+    except FileNotFoundError:
+        return None
+    return found

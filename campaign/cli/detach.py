@@ -1,0 +1,101 @@
+"""``campaign run --detach``: the driver in a job of its own, and what that job runs."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from campaign.cli.app import err
+from campaign.errors import BusyError, ExitCode
+from campaign.layout import Layout, write_atomic
+
+if TYPE_CHECKING:
+    from campaign.site import NamedSite
+
+HOLD_ON_S = 300.0
+"""So long the driver in a job waits for the one before it: to hand over, or to be found dead."""
+
+_TRY_AGAIN_S = 1.0
+
+
+def refuse_if_driven(site: "NamedSite", layout: Layout, campaign: str) -> None:
+    """Refuse a second driver where the first one has a job, running or in the queue.
+
+    Raises
+    ------
+    BusyError
+        There is such a job.
+    """
+    from campaign.execution.detached import DriverJobs
+
+    ids = DriverJobs(site, layout, campaign).ids
+    if ids and os.environ.get("SLURM_JOB_ID") not in ids:
+        raise BusyError(
+            f"the driver of this campaign is job {', '.join(ids)} on {site.name}",
+            where=str(layout.root),
+            hint="`campaign status` shows what it does, `campaign stop` ends it",
+        )
+
+
+def start_driver_job(site: "NamedSite", layout: Layout, campaign: str, spec_text: str) -> int:
+    """Submit a driver's job and say how to follow it."""
+    from campaign.execution.detached import DriverJobs
+    from campaign.execution.requests import read_requests
+
+    write_atomic(layout.spec, spec_text)
+    for request in read_requests(layout):
+        if request.kind != "retry":  # to start says the opposite
+            request.path.unlink(missing_ok=True)
+    job_id = DriverJobs(site, layout, campaign).submit()
+    err.print(f"its driver is job {job_id} on {site.name}; it goes on without you", markup=False)
+    for command in ("status", "watch", "stop"):
+        err.print(f"  campaign {command} {layout.root}", markup=False)
+    return ExitCode.OK
+
+
+def drive(root: Path, site_name: str) -> int:
+    """Drive a campaign from a job, after the driver before it, until it is done or another one follows."""
+    from campaign.cli.run import conclude, driver_log
+    from campaign.execution.detached import DriverJobs, Succession
+    from campaign.execution.driver import DriverResult, run_campaign
+    from campaign.execution.requests import read_requests, write_request
+    from campaign.site import find_site
+    from campaign.spec import load_spec
+    from campaign.unchanged import plan_or_reuse
+
+    layout = Layout(root)
+    site = find_site(site_name)
+    spec = load_spec(layout.spec)
+    plan, stages = plan_or_reuse(spec, layout.plan, allow_large=True)
+    # It is on a node now: the network is that of the nodes.
+    site = replace(site, site=site.site.model_copy(update={"driver_interface": None}))
+
+    def go_on() -> DriverResult | None:
+        """Run the campaign as soon as nobody else does; None if somebody asked to stop meanwhile."""
+        asked, deadline = False, time.monotonic() + HOLD_ON_S
+        while True:
+            if any(request.kind == "stop" for request in read_requests(layout)):
+                return None
+            try:
+                return run_campaign(layout.root, plan, stages, site=site, has_successor=True)
+            except BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                if not asked:
+                    write_request(layout, "handover", {})
+                    asked = True
+                time.sleep(_TRY_AGAIN_S)
+
+    follows = False
+    succession = Succession(DriverJobs(site, layout, plan.campaign), os.environ["SLURM_JOB_ID"])
+    try:
+        with driver_log(layout):
+            result = go_on()
+        follows = result is not None and result.handed_over
+    finally:
+        succession.end(needed=follows)
+    if result is None or result.interrupted:
+        return ExitCode.INTERRUPTED
+    conclude(layout, held=result.held, as_json=False)
+    return ExitCode.FAILED_RUNS if result.failed else ExitCode.OK
