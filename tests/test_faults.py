@@ -115,6 +115,16 @@ def test_killed_workers_cost_the_segment_in_flight_and_no_budget(root: Path) -> 
     check_whole(root, 1)
 
 
+def test_segments_left_by_a_kill_after_the_commit_go_with_the_next_driver(root: Path) -> None:
+    run(root, ["pieces"])
+    left = Layout(root).segments_of(production(root)) / "0001"
+    left.mkdir(parents=True)
+    (left / "manifest.json").write_text("{}")
+    assert run(root, ["pieces"]).failed == 0
+    assert engine_starts(root).total() == 1 + 5
+    check_whole(root, 1)
+
+
 def test_a_stage_that_comes_no_further_spends_its_budget(root: Path) -> None:
     assert run(root, ["pieces-stuck"]).failed == 1
     stage_id = production(root)

@@ -67,6 +67,9 @@ def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger) -> Settled:
     leftovers = [path.name for path in layout.attempts.iterdir()]
     for attempt_id in ledger.ended(leftovers):
         shutil.rmtree(layout.attempt(attempt_id), ignore_errors=True)
+    for path in layout.segments.glob("??/*"):  # of a worker that was killed after the commit of its stage
+        if states.get(path.name) == "done":
+            discard_segments(layout, path.name)
     return Settled(
         states,
         [stage_id for stage_id in again if stage_id in plan.stages],
