@@ -69,6 +69,11 @@ class CampaignSpec(Settings):
     description: str = Field(default="", description="Free text, shown with the results.")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Base of all random seeds.")
     limits: Limits = Limits()
+    notify: str = Field(
+        default="",
+        description="Command of the shell that is told of the first failure of a class, of what is held "
+        "back, and of the end; the message is on its standard input.",
+    )
     calculations: Annotated[dict[Name, CalculationSpec], Field(min_length=1)]
 
     _document: Document = PrivateAttr()

@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from campaign.cli import inspection, progress, run, specs, summary, why
+from campaign.cli import inspection, progress, requests, run, specs, summary, watch, why
 from campaign.cli.grid import make_grid, render
 from campaign.cli.text import duration, remedy, with_error
 from campaign.compare import PlanReport, RunCounts, StageCounts
 from campaign.errors import FailureClass
 from campaign.execution.lock import DriverLock
-from campaign.execution.requests import write_request
+from campaign.execution.requests import read_requests, write_request
 from campaign.layout import Layout
 from campaign.plan import CalculationPlan, Plan
 from campaign.results import Campaign
@@ -47,6 +47,7 @@ def captured(width: int = 80, *, terminal: bool = False) -> Iterator[io.StringIO
         patch.object(run, "out", console),
         patch.object(specs, "out", console),
         patch.object(progress, "err", console),
+        patch.object(watch, "out", console),
     ):
         yield text
 
@@ -181,6 +182,56 @@ def test_status_says_whether_a_driver_runs(tmp_path: Path) -> None:
     assert "may be dead" in status(layout, elsewhere | {"updated": long_ago})
     finished = running | {"driver": running["driver"] | {"state": "finished"}, "updated": long_ago}
     assert "finished 5 min ago" in status(layout, finished)
+    over = running | {"driver": running["driver"] | {"state": "handed over"}, "updated": long_ago}
+    assert "handed over 5 min ago: the next driver's job goes on" in status(layout, over)
+
+
+def test_watch_shows_states_speeds_failures_and_results_so_far(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    random = np.random.default_rng(3)
+    runs = [plan.find(f"direction=forward,seed={seed}") for seed in (1, 2, 3)]
+    layout = make_campaign(tmp_path, plan, {one.id: nemd_result(random) for one in runs})
+    running, broken = list(plan.runs)[3:5]
+    stage = {"kind": "produce", "steps_done": 9, "steps_total": 18, "rate": 5e4, "runs": [running.id]}
+    elsewhere = {"pid": 7, "host": "another", "epoch": 2, "state": "running"}
+    states = {"nemd": "dddrfppp"}
+    failed = {"a": failure(broken.id)}
+    picture = snapshot(plan, driver=elsewhere, running={"b": stage}, states=states, failed=failed)
+    layout.status.write_text(json.dumps(picture))
+    with captured() as text:
+        watch.watch(layout)  # not a terminal: once
+    shown = text.getvalue()
+    for part in (
+        "driver 7 on another: running; as of",
+        "step 9 of 18",
+        "5e+04 atom-step/s",
+        "physics: 1 run",
+    ):
+        assert part in shown
+    assert "DDDr" in shown.replace(" ", "")
+    conditions = summary.condition_rows(Campaign(tmp_path).results["nemd"].ds, "nemd")
+    assert with_error(conditions[0]["itc"], conditions[0]["itc_standard_error"]) in shown
+
+
+def test_watch_ends_with_the_driver(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    layout = make_campaign(tmp_path, plan, {})
+    picture = snapshot(plan)
+    picture["driver"]["state"] = "finished"
+    layout.status.write_text(json.dumps(picture))
+    with captured(terminal=True) as text:
+        watch.watch(layout)
+    assert "finished 0 s ago" in text.getvalue()
+
+
+def test_a_driver_on_another_host_is_asked_to_stop(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    layout = make_campaign(tmp_path, plan, {})
+    picture = snapshot(plan)
+    picture["driver"]["host"] = "another"
+    layout.status.write_text(json.dumps(picture))
+    requests.request_stop(layout, wait=False)
+    assert [request.kind for request in read_requests(layout)] == ["stop"]
 
 
 def test_status_tells_of_failures_and_waiting_requests(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from campaign.cli.app import err
+from campaign.cli.notify import notifier
 from campaign.errors import BusyError, ExitCode
 from campaign.layout import Layout, write_atomic
 
@@ -78,7 +79,9 @@ def drive(root: Path, site_name: str) -> int:
             if any(request.kind == "stop" for request in read_requests(layout)):
                 return None
             try:
-                return run_campaign(layout.root, plan, stages, site=site, has_successor=True)
+                return run_campaign(
+                    layout.root, plan, stages, site=site, has_successor=True, on_snapshot=told
+                )
             except BusyError:
                 if time.monotonic() > deadline:
                     raise
@@ -90,8 +93,10 @@ def drive(root: Path, site_name: str) -> int:
     follows = False
     succession = Succession(DriverJobs(site, layout, plan.campaign), os.environ["SLURM_JOB_ID"])
     try:
-        with driver_log(layout):
+        with driver_log(layout), notifier(spec.notify, layout, plan.campaign) as told:
             result = go_on()
+            if told is not None and result is not None and not result.interrupted:
+                told.ended()
         follows = result is not None and result.handed_over
     finally:
         succession.end(needed=follows)

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from campaign.cli.app import err, out
 from campaign.cli.detach import refuse_if_driven, start_driver_job
 from campaign.cli.directory import campaign_root, check_directory, claim_directory, link_here
+from campaign.cli.notify import notifier
 from campaign.cli.progress import progress
 from campaign.cli.specs import against_directory, news
 from campaign.cli.text import folded, plural
@@ -106,7 +107,17 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     # Imported late: Dask takes a second, which no error of a spec should wait for.
     from campaign.execution.driver import run_campaign
 
-    with driver_log(layout), progress(plan) as watch:
+    with (
+        driver_log(layout),
+        progress(plan) as watch,
+        notifier(spec.notify, layout, plan.campaign) as told,
+    ):
+
+        def on_snapshot(snapshot: dict[str, Any]) -> None:
+            watch(snapshot)
+            if told is not None:
+                told(snapshot)
+
         result = run_campaign(
             layout.root,
             plan,
@@ -115,8 +126,10 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
             workers=options.workers,
             threads=options.threads,
             site=site,
-            on_snapshot=watch,
+            on_snapshot=on_snapshot,
         )
+        if told is not None and not result.interrupted:
+            told.ended()
     conclude(layout, held=result.held, as_json=options.as_json)
     again = f"campaign run {spec_path} --dir {layout.root}" + (
         "" if options.site is None else f" --site {options.site}"

@@ -3,21 +3,20 @@
 It reads what the driver leaves in the campaign's directory, and never starts one.
 """
 
+import io
 import time
 from collections import Counter
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from campaign.axes import label_text
 from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, make_grid, render
 from campaign.cli.inspection import driver_line, read_snapshot
 from campaign.cli.progress import Names, panel
-from campaign.cli.text import folded, plural, with_error
+from campaign.cli.text import folded, plural
 from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import load_plan
@@ -34,37 +33,35 @@ class Estimates:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._rows: list[dict[str, Any]] = []
+        self._text = ""
         self._written = 0.0
         self._not_before = 0.0
 
-    def lines(self) -> list[Text]:
-        """One line for each condition: its conductance, the standard error, and of how many runs."""
-        self._read()
-        lines = []
-        for row in self._rows[:MOST_CONDITIONS]:
-            labels = " ".join(label_text(value) for value in row["labels"].values())
-            value = "-" if row["itc"] is None else with_error(row["itc"], row["itc_standard_error"])
-            lines.append(Text(f"{labels}: {value} {row['units']} ({plural(row['n'], 'run')})"))
-        if len(self._rows) > MOST_CONDITIONS:
-            lines.append(Text(f"and {len(self._rows) - MOST_CONDITIONS:,} more conditions"))
-        return [Text("ITC ± standard error", style="dim"), *lines] if lines else []
-
-    def _read(self) -> None:
+    def text(self) -> str:
+        """Give the table that ``campaign run`` ends with, of what there is by now."""
         try:
             written = max(path.stat().st_mtime for path in self._layout.store.glob("*/zarr.json"))
-        except (OSError, ValueError):
-            return
+        except (OSError, ValueError):  # no result yet
+            return ""
         began = time.monotonic()
-        if written == self._written or began < self._not_before:
-            return
-        import campaign
-        from campaign.cli.summary import condition_rows
+        if written != self._written and began >= self._not_before:
+            self._text, self._written = self._read(), written
+            self._not_before = time.monotonic() + (time.monotonic() - began) / ESTIMATE_SHARE
+        return self._text
 
-        children = campaign.open(self._layout.root).results.children
-        self._rows = [row for name, node in children.items() for row in condition_rows(node.ds, name)]
-        self._written = written
-        self._not_before = time.monotonic() + (time.monotonic() - began) / ESTIMATE_SHARE
+    def _read(self) -> str:
+        import campaign
+        from campaign.cli.summary import condition_rows, print_results
+
+        table = io.StringIO()
+        console = Console(file=table, width=out.width, highlight=False, soft_wrap=True)
+        for name, node in campaign.open(self._layout.root).results.children.items():
+            rows = condition_rows(node.ds, name)
+            if rows:
+                print_results(console, name, rows[:MOST_CONDITIONS])
+            if len(rows) > MOST_CONDITIONS:
+                console.print(f"and {len(rows) - MOST_CONDITIONS:,} more conditions: see the report")
+        return table.getvalue().rstrip()
 
 
 def watch(layout: Layout) -> None:
@@ -98,10 +95,7 @@ def picture(layout: Layout, estimates: Estimates) -> RenderableType:
         if len(states) == len(calculation.runs):
             parts += [Text(calculation.name, style="bold"), *render(make_grid(calculation, states), width)]
     parts += [Text(LEGEND, style="dim"), *_failures(snapshot, width)]
-    table = Table.grid()
-    for line in estimates.lines():
-        table.add_row(line)
-    return Group(*parts, table)
+    return Group(*parts, Text(estimates.text()))
 
 
 def _failures(snapshot: dict[str, Any], width: int) -> list[Text]:
