@@ -1,9 +1,9 @@
 """What a cluster costs: seconds to the first step, share of the allocation, hand-overs, questions to SLURM.
 
-Run ``python -m benchmarks.slurm DIR start|share|handover``; ``DIR`` is scratch space. Each starts a SLURM of
-its own on this machine (``slurm/local/up``) and ends it. ``share`` sleeps instead of computing (by the no-op
-engine of `noop_plugin/campaign_noop.py`): so it measures campaign and not how four nodes share two cores. The
-others run LAMMPS.
+Run ``python -m benchmarks.slurm DIR start|share|handover|driver``; ``DIR`` is scratch space. Each starts a
+SLURM of its own on this machine (``slurm/local/up``) and ends it. ``share`` sleeps instead of computing (by
+the no-op engine of `noop_plugin/campaign_noop.py`): so it measures campaign and not how four nodes share two
+cores. The others run LAMMPS.
 """
 
 import argparse
@@ -63,7 +63,9 @@ scheduler: slurm
 environment: {{SLURM_CONF: {conf}}}
 resources:
   gpu: {{partition: gpu, walltime: "{walltime}", memory_GB: 0.9, gpus: 1, jobs: {jobs}}}
+  driver: {{partition: cpu, walltime: "0:30:00", memory_GB: 0.9}}
 stages: {{default: gpu}}
+driver: driver
 """
 
 
@@ -90,11 +92,13 @@ def local_slurm(directory: Path, nodes: int, gpus: int) -> Iterator[Path]:
         subprocess.run((str(LOCAL / "down"),), env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
-def start_campaign(directory: Path, name: str, spec: str, site: str) -> "subprocess.Popen[bytes]":
+def start_campaign(
+    directory: Path, name: str, spec: str, site: str, *options: str
+) -> "subprocess.Popen[bytes]":
     """Type ``campaign run`` on a site."""
     (directory / f"{name}.yaml").write_text(spec)
     (directory / f"{name}-site.yaml").write_text(site)
-    arguments = ("run", f"{name}.yaml", "--dir", name, "--site", f"./{name}-site.yaml", "--yes")
+    arguments = ("run", f"{name}.yaml", "--dir", name, "--site", f"./{name}-site.yaml", "--yes", *options)
     command = (sys.executable, "-m", "campaign", *arguments)
     return subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -180,11 +184,42 @@ def measure_handover(directory: Path) -> None:
         print(f"job {one.job} -> {following.job}: {lost.total_seconds():.1f} s without an attempt")
 
 
+def measure_driver(directory: Path) -> None:
+    """Time between the end of an attempt that a driver asked to end and its next one, of the next driver."""
+    with local_slurm(directory, 2, 1) as conf:
+        layout = Layout(directory / "driver")
+        site = SITE.format(conf=conf, walltime="0:30:00", jobs=2)
+        spec = NEMD.format(name="driver", production_ps=300) + "    axes: {seed: {count: 2}}\n"
+        start_campaign(directory, "driver", spec, site, "--detach").wait()
+        environment = {**os.environ, "SLURM_CONF": str(conf)}
+        for epoch in (2, 3):
+            time.sleep(45)
+            queue = ("squeue", "-h", "-t", "PENDING", "-o", "%i %j")
+            lines = subprocess.run(queue, env=environment, check=True, capture_output=True, text=True).stdout
+            (successor,) = (line.split()[0] for line in lines.splitlines() if "-driver." in line)
+            update = ("scontrol", "update", f"jobid={successor}", "dependency=")
+            subprocess.run(update, env=environment, check=True)
+            while not any(item.epoch == epoch and item.started for item in attempts(layout)):
+                time.sleep(0.5)
+        time.sleep(5)
+        subprocess.run((sys.executable, "-m", "campaign", "stop", str(layout.root)), check=True)
+    chains = itertools.groupby(attempts(layout), key=lambda item: item.stage_id)
+    for _, chain in chains:
+        for one, following in itertools.pairwise(chain):
+            lost = datetime.fromisoformat(following.started or "") - datetime.fromisoformat(
+                one.finished or ""
+            )
+            print(
+                f"driver {one.epoch} -> {following.epoch}, job {one.job} -> {following.job}: "
+                f"{lost.total_seconds():.1f} s without an attempt"
+            )
+
+
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("what", choices=("start", "share", "handover"))
+    parser.add_argument("what", choices=("start", "share", "handover", "driver"))
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--repeats", type=int, default=3)
@@ -196,8 +231,10 @@ def main() -> None:
         measure_start(directory, arguments.repeats)
     elif arguments.what == "share":
         measure_share(directory, arguments.runs, arguments.seconds)
-    else:
+    elif arguments.what == "handover":
         measure_handover(directory)
+    else:
+        measure_driver(directory)
 
 
 if __name__ == "__main__":

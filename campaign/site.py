@@ -74,7 +74,10 @@ Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
 class Resource(Settings):
     """What a job asks for, and how many runs share it: one worker of each of its ``slots``."""
 
-    partition: Word | None = Field(default=None, description="Partition; default: the cluster's.")
+    partition: Word | None = Field(
+        default=None,
+        description="Partition, or several (a,b): a job starts where room is first. Default: the cluster's.",
+    )
     account: Word | None = Field(default=None, description="Account; default: the site's.")
     qos: Word | None = Field(default=None, description="Quality of service.")
     walltime: Annotated[str, AfterValidator(_is_walltime)] = Field(

@@ -72,6 +72,8 @@ def test_a_good_site_passes_and_nothing_is_left(slurm: LocalSlurm, tmp_path: Pat
     assert "cpu engine lammps" not in found, "builds and reductions need none"
     for check in ("job", "shared folder", "clock", "environment", "locks", "network"):
         assert {f"gpu {check}", f"cpu {check}"} <= found.keys()
+    assert "answers on n" in found["driver slurm"]["detail"]
+    assert "gpu slurm" not in found
     assert list(tmp_path.iterdir()) == []
     assert jobs_of(slurm) == []
 
@@ -86,11 +88,12 @@ def test_what_sbatch_refuses_is_told_in_its_words_and_jobs_that_end_at_once(
         "nowhere": short | {"partition": "absent"},
         "many": short | {"gpus": 9},
         "long": short | {"walltime": "9-00:00:00"},
+        "several": short | {"partition": "short,gpu"},  # too long for one of them
         "unshared": short | {"directives": ["-o /absent/out", "-e /absent/err"]},
         "gpuless": short | {"partition": "cpu", "gpus": 1, "directives": ["--gres=none"]},
     }
     site = changed_site(
-        slurm, tmp_path, resources=resources, stages={"default": "unshared", "build": "gpuless"}
+        slurm, tmp_path, resources=resources, stages={"default": "unshared", "build": "gpuless"}, driver=None
     )
     found = examined(site, tmp_path, code=3)
     wrong = {what: finding["detail"] for what, finding in found.items() if finding["ok"] is False}
@@ -107,6 +110,7 @@ def test_what_sbatch_refuses_is_told_in_its_words_and_jobs_that_end_at_once(
     assert f"could not write into {tmp_path}" in wrong["unshared job"]
     assert "0 of 1 GPU in CUDA_VISIBLE_DEVICES" in wrong["gpuless GPU"]
     assert all(found[what]["todo"] for what in wrong)
+    assert found["several job"]["ok"]
 
 
 @pytest.mark.slurm
@@ -122,6 +126,7 @@ def test_a_broken_environment_is_told_by_the_last_line_of_the_job(slurm: LocalSl
         "gpu engine lammps",
         "gpu network",
         "cpu network",
+        "driver network",
     }
     assert "'ib7' is not a valid network interface" in found["gpu network"]["detail"]
     assert found["address"]["detail"].endswith("127.0.0.1")
@@ -237,7 +242,7 @@ def test_both_sides_of_a_rename(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_with_one_question_leaves_the_others(tmp_path: Path) -> None:
-    request = {"engines": ["absent"], "host": "127.0.0.1", "port": 1, "interface": None}
+    request = {"engines": ["absent"], "host": "127.0.0.1", "port": 1, "interface": None, "drives": True}
     (tmp_path / probe.REQUEST).write_text(json.dumps(request))
     probe.rename_in(tmp_path, "driver")
     found = probe.answer(tmp_path)

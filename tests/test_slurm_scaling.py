@@ -4,16 +4,17 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from campaign.errors import FailureClass
+from campaign.errors import FailureClass, ResourceError
 from campaign.execution import jobs as module
 from campaign.execution.cluster import Kind
 from campaign.execution.jobs import IDLE_S, REFUSED_S, VERDICT_S, SlurmJobs
 from campaign.execution.slurm import JobState
 from campaign.site import NamedSite, Resource, Site
+from tests.standin_campaign import wait_for
 
 GPU, MORE, CPU = Kind("gpu"), Kind("gpu", 1), Kind("cpu")
 SITE = Site(
@@ -45,9 +46,10 @@ class ScriptedCluster:
         for name in [name for name in self.workers if name not in self.worker_spec]:
             self.cancelled.append(self.workers.pop(name).job_id)
         for name in [name for name in self.worker_spec if name not in self.workers]:
-            job_id = None if self.refusal else str(len(self.submitted) + 1)
-            if job_id:
-                self.submitted.append(self.worker_spec[name]["options"])
+            options = self.worker_spec[name]["options"]
+            job_id = None if self.refusal else options.get("adopted", str(len(self.submitted) + 1))
+            if job_id and "adopted" not in options:
+                self.submitted.append(options)
             self.workers[name] = SimpleNamespace(job_id=job_id, refused=self.refusal)
 
 
@@ -69,7 +71,7 @@ class ScriptedWatch:
 class Scene:
     """Jobs of a site with a clock of their own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, left: Mapping[str, str] | None = None) -> None:
         self.now = 1000.0
         self.cluster, self.watch = ScriptedCluster(), ScriptedWatch()
         self.workers: dict[str, Any] = {}
@@ -77,10 +79,11 @@ class Scene:
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr("campaign.execution.cluster.time", clock)
+        self.left = cast("Any", SimpleNamespace(found=left or {}, problem="", error=None))
         client = SimpleNamespace(scheduler_info=lambda: {"workers": self.workers})
         named = NamedSite("here", Path("here.yaml"), SITE)
         self.jobs = SlurmJobs(
-            client, self.cluster, named, Path("/jobs"), name="c-1.2", needs_s=NEEDS_S, left={}
+            client, self.cluster, named, Path("/jobs"), name="c-1.2", needs_s=NEEDS_S, left=self.left
         )
 
     def request(self, wanted: Mapping[Kind, int], busy: Set[str] = frozenset()) -> Mapping[str, str]:
@@ -121,6 +124,62 @@ def test_as_many_jobs_as_have_something_to_do_up_to_the_most(scene: Scene) -> No
     for _ in range(5):
         scene.request({GPU: 50, CPU: 5})
     assert len(scene.cluster.submitted) == 5
+
+
+def test_jobs_of_an_earlier_driver_are_used_before_others_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(monkeypatch, {"41": "c-1.1.gpu", "42": "c-1.1.gpu+", "43": "c-1.1.cpu"})
+    scene.request({GPU: 2, MORE: 1})
+    assert scene.cluster.cancelled == ["43"]  # it waited in the queue for nothing
+    assert [options["job_name"] for options in scene.cluster.submitted] == ["c-1.2.gpu"]
+    scene.request({GPU: 2, MORE: 1}, {scene.start("41")})
+    scene.end("42", "TIMEOUT")
+    scene.request({GPU: 2, MORE: 1})
+    assert [options["job_name"] for options in scene.cluster.submitted] == ["c-1.2.gpu", "c-1.2.gpu+"]
+    assert scene.cluster.cancelled == ["43", "42"]
+
+
+def test_a_slurm_that_does_not_answer_at_the_start_is_waited_for(scene: Scene) -> None:
+    scene.left.found, scene.left.problem = None, "unable to contact slurm controller"
+    assert scene.request({GPU: 2}) == {}
+    assert scene.cluster.submitted == []
+    assert scene.jobs.picture()["said"] == ["SLURM does not answer (unable to contact slurm controller)"]
+    scene.left.found = {}
+    scene.request({GPU: 2})
+    assert len(scene.cluster.submitted) == 2
+    assert scene.jobs.picture()["said"] == []
+
+
+def test_left_jobs_are_asked_for_until_slurm_answers_unless_it_never_will(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    answers: list[Any] = [ResourceError("squeue does not answer"), {"7": "c-1.1.gpu"}]
+
+    def look() -> Mapping[str, str]:
+        answer = answers.pop(0)
+        if isinstance(answer, ResourceError):
+            raise answer
+        return dict(answer)
+
+    left = module.LeftJobs(look)
+    wait_for(lambda: left.found is not None, seconds=60)
+    assert left.found == {"7": "c-1.1.gpu"}
+    answers.append(ResourceError("squeue is not here"))
+    left = module.LeftJobs(look)
+    wait_for(lambda: left.error is not None, seconds=60)
+    assert answers == []
+
+
+def test_what_a_waiting_job_waited_for_is_told_only_while_it_waits(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    scene.watch.states["1"] = JobState("PENDING", "PartitionDown")
+    assert scene.jobs.picture()["said"] == ["waiting for PartitionDown"]
+    scene.start("1")
+    scene.watch.states["1"] = JobState("PENDING", "PartitionDown")  # SLURM was not asked again
+    assert scene.jobs.picture()["said"] == []
 
 
 def test_kinds_of_a_resource_share_its_jobs(scene: Scene) -> None:

@@ -119,7 +119,8 @@ def campaign_layout(directory: Path | None) -> Layout:
         candidates = _campaigns_here()
         if len(candidates) != 1:
             names = ", ".join(sorted(str(path) for path in candidates)) or "none in campaigns/"
-            raise LedgerError("it is not clear which campaign", hint=f"name its directory; found: {names}")
+            hint = f"name its directory, for `retry` with --dir; found: {names}"
+            raise LedgerError("it is not clear which campaign", hint=hint)
         (directory,) = candidates
     layout = Layout(directory)
     if not layout.identity.exists():

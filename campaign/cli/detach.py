@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from campaign.cli.app import err
 from campaign.cli.notify import notifier
-from campaign.errors import BusyError, ExitCode
+from campaign.errors import BusyError, ExitCode, ResourceError
 from campaign.layout import Layout, write_atomic
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def refuse_if_driven(site: "NamedSite", layout: Layout, campaign: str) -> None:
     """
     from campaign.execution.detached import DriverJobs
 
-    ids = DriverJobs(site, layout, campaign).ids
+    try:
+        ids = DriverJobs(site, layout, campaign).ids
+    except ResourceError:  # nobody can say; lock and lease decide
+        return
     if ids and os.environ.get("SLURM_JOB_ID") not in ids:
         raise BusyError(
             f"the driver of this campaign is job {', '.join(ids)} on {site.name}",

@@ -142,6 +142,7 @@ class _Examination:
                 "host": self._host,
                 "port": self._port,
                 "interface": self._site.interface,
+                "drives": name == self._site.driver,
             }
             for name in resources
         }
@@ -287,12 +288,22 @@ def _network(what: str, found: Mapping[str, Any], resource: Resource, node: str)
         yield Finding(what, True, f"{node} reaches {found['reached']}")
 
 
+def _node_slurm(what: str, found: Mapping[str, Any], resource: Resource, node: str) -> Iterator[Finding]:
+    del resource
+    if "problem" in found:
+        todo = "give the driver a partition whose nodes may submit jobs, or do without --detach"
+        yield Finding(what, False, f"{node}: {found['problem']}", todo)
+    else:
+        yield Finding(what, True, f"{found['version']} answers on {node}: a driver can work there")
+
+
 _Teller = Callable[[str, Mapping[str, Any], Resource, str], Iterator[Finding]]
 
 _TELLERS: Mapping[str, tuple[_Teller, str]] = {
     "environment": (_environment, ""),
     "engine": (_engine, ""),
     "gpus": (_gpus, "GPU"),
+    "slurm": (_node_slurm, ""),
     "rename": (_rename, SHARED_FOLDER),
     "locks": (_node_locks, ""),
     "network": (_network, ""),

@@ -205,7 +205,7 @@ def conclude(layout: Layout, *, held: Mapping[str, str], as_json: bool) -> None:
             print_results(out, name, rows)
         out.print(folded(flags_line(flagged[name]), out.width, "  "), markup=False)
         out.print()
-    if opened.description:
+    if opened.description and any(one["done"] for one in flagged.values()):
         out.print(folded(opened.description.strip(), out.width), markup=False)
     if layout.store.exists():
         out.print(f"store:  {layout.store}", markup=False)

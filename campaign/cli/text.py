@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from campaign.errors import FailureClass
+from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import read_status
 
@@ -98,7 +99,8 @@ def remedy(layout: Layout, failure_class: str, what: str) -> tuple[str, str]:
             f"the same settings fail again; {FUTILE[FailureClass(failure_class)]} in your spec, then run it"
         )
         return advice, f"campaign run SPEC --dir {layout.root}"
-    return "try again", f"campaign retry '{what}' --dir {layout.root} && {run_again(layout)}"
+    again = f"campaign retry '{what}' --dir {layout.root}"
+    return "try again", again if driver_is_alive(layout) else f"{again} && {run_again(layout)}"
 
 
 def run_again(layout: Layout) -> str:

@@ -170,7 +170,9 @@ def _print_stage(stage: dict[str, Any]) -> None:
     out.print(f"  stage {stage['id']}", markup=False)
     for attempt in stage["attempts"]:
         wall_s = attempt["wall_s"] or _seconds_since_start(attempt)
-        took = "" if wall_s is None else f", {duration(wall_s)}"
+        # Of one that could not tell, only when somebody noticed is known.
+        at_most = "" if attempt["wall_s"] or attempt["finished"] is None else "at most "
+        took = "" if wall_s is None else f", {at_most}{duration(wall_s)}"
         _line(
             f"  attempt {attempt['id']}: {_ended(attempt)} on {attempt['host'] or '?'}"
             f"{f' in job {job}' if (job := attempt['job']) else ''}{took}"

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from campaign.layout import Layout, write_atomic
 from campaign.quantities import digest
 from campaign.site import Site
 
-DRIVER_GONE_S = 120
-"""After so long without a driver a job ends itself; one that takes over needs a minute to see that it may."""
+DRIVER_GONE_S = 180
+"""After so long without a driver a job has ended itself."""
+
+_PATIENCE_S = 120
+"""So long of it a job waits for the next driver, which needs a minute to see that it may drive."""
 
 CONNECT_S = 60
 """So long a worker tries to reach the driver."""
@@ -32,6 +36,9 @@ SEGMENTS_IN_JOB = 3
 ADDRESS = "scheduler.json"
 """Name of the file, among those of the jobs, that has the address of the driver's scheduler."""
 
+_KEYS_LAST_S = 100 * 86400
+"""Keys that are older are made anew: they are good for a year, and no job is so old."""
+
 _CERTIFICATE, _KEY = "tls-certificate.pem", "tls-key.pem"
 
 # A worker ends with 0 when its driver has gone. Another driver may come: it leaves its address in the file,
@@ -40,8 +47,8 @@ _WORKER_LOOP = """
 while driver=$(cat {address} 2>/dev/null); do
   {command}
   code=$?
-  for ((s = 0; s < {patience} && code == 0; s++)); do
-    [ "$(cat {address} 2>/dev/null)" = "$driver" ] || break
+  until=$((SECONDS + {patience}))
+  while ((code == 0 && SECONDS < until)) && [ "$(cat {address} 2>/dev/null)" = "$driver" ]; do
     sleep 1
   done
   [ "$(cat {address} 2>/dev/null)" != "$driver" ] || break
@@ -58,7 +65,11 @@ def job_security(folder: Path) -> Any:
     from distributed import Security
 
     certificate, key = folder / _CERTIFICATE, folder / _KEY
-    if not (certificate.exists() and key.exists()):
+    try:
+        age_s = time.time() - min(certificate.stat().st_mtime, key.stat().st_mtime)
+    except FileNotFoundError:
+        age_s = math.inf
+    if age_s > _KEYS_LAST_S:
         made = Security.temporary()
         key.touch(mode=0o600)
         key.write_text(made.tls_worker_key)
@@ -205,7 +216,7 @@ def job_class() -> type:
             super().__init__(f"--scheduler-file {address}", *args, **more)
             self._adopted = adopted
             self._command_template = command or _WORKER_LOOP.format(
-                address=address, command=self._command_template, patience=DRIVER_GONE_S
+                address=address, command=self._command_template, patience=_PATIENCE_S
             )
 
         async def start(self) -> None:

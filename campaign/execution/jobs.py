@@ -7,9 +7,10 @@ our own: `adapt` and walltimes lose results (DESIGN.md, section 6).
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from campaign.execution.job_scripts import (
     site_environment,
     tell_address,
 )
-from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing, jobs_named
+from campaign.execution.slurm import ENDINGS, POLL_S, JobWatch, ask, is_passing, jobs_named
 from campaign.layout import Layout
 from campaign.site import NamedSite, Site
 
@@ -84,7 +85,7 @@ def open_jobs(
     Raises
     ------
     ResourceError
-        SLURM does not answer, or the scheduler cannot listen where it should.
+        SLURM's commands are not here, or the scheduler cannot listen where it should.
     """
     from distributed import Client
 
@@ -100,7 +101,6 @@ def open_jobs(
     folder = layout.jobs.resolve()
     folder.mkdir(mode=0o700, exist_ok=True)
     with site_environment(site), configured(_MORE_CONFIG), contextlib.ExitStack() as stack:
-        left = jobs_left(prefix, site)
         first = job_options(site, Kind(next(iter(site.resources))), name=name, log_directory=folder)
         try:
             cluster = stack.enter_context(
@@ -124,6 +124,7 @@ def open_jobs(
                 hint=f"try `campaign doctor --site {named.name}`",
             ) from error
         tell_address(folder, cluster.scheduler_address)
+        left = LeftJobs(lambda: jobs_left(prefix, site))
         jobs = SlurmJobs(client, cluster, named, folder, name=name, needs_s=needs_s, left=left)
         try:
             yield jobs
@@ -131,7 +132,7 @@ def open_jobs(
             jobs.close()
             if not jobs.are_left:
                 forget_driver(folder)
-                end_jobs_in_order(prefix)
+                end_jobs(prefix)
 
 
 def jobs_left(prefix: str, site: Site) -> dict[str, str]:
@@ -149,6 +150,38 @@ def jobs_left(prefix: str, site: Site) -> dict[str, str]:
     return {job_id: name for job_id, name in found if job_id not in strange}
 
 
+class LeftJobs:
+    """Jobs that an earlier driver left: asked for in a thread, as a SLURM that does not answer is waited for.
+
+    ``found`` is None until it has answered, ``problem`` why it has not, ``error`` why it never will.
+    """
+
+    def __init__(self, look: Callable[[], Mapping[str, str]]) -> None:
+        self.found: Mapping[str, str] | None = None
+        self.problem = ""
+        self.error: ResourceError | None = None
+        self._look = look
+        self._closing = threading.Event()
+        threading.Thread(target=self._run, name="jobs left", daemon=True).start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._closing.set()
+
+    def _run(self) -> None:
+        while self.found is None:
+            try:
+                self.found = self._look()
+            except ResourceError as error:
+                if not is_passing(str(error)):
+                    self.error = error
+                    return
+                self.problem = str(error)
+                logger.warning("SLURM does not answer: %s", error)
+                if self._closing.wait(POLL_S):
+                    return
+
+
 def kind_of(name: str) -> Kind:
     """Kind of the slots in a job of this name."""
     return Kind.parse(name.rpartition(".")[2])
@@ -157,24 +190,16 @@ def kind_of(name: str) -> Kind:
 def end_jobs(prefix: str) -> None:
     """Cancel all jobs of this user whose names start with ``prefix``, and wait until they are gone.
 
-    Raises
-    ------
-    ResourceError
-        SLURM does not answer.
+    At an end that must not fail: where SLURM does not answer, a job ends itself without its driver.
     """
     deadline = time.monotonic() + _GONE_WITHIN_S
-    while found := jobs_named(prefix):
-        ask(("scancel", *(job_id for job_id, _ in found)))
-        if time.monotonic() > deadline:
-            logger.warning("%d jobs %s... do not go", len(found), prefix)
-            return
-        time.sleep(_LOOK_AGAIN_S)
-
-
-def end_jobs_in_order(prefix: str) -> None:
-    """Cancel jobs as `end_jobs` does, at an end that must not fail: without its driver a job ends itself."""
     try:
-        end_jobs(prefix)
+        while found := jobs_named(prefix):
+            ask(("scancel", *(job_id for job_id, _ in found)))
+            if time.monotonic() > deadline:
+                logger.warning("%d jobs %s... do not go", len(found), prefix)
+                return
+            time.sleep(_LOOK_AGAIN_S)
     except ResourceError as error:
         logger.warning("jobs %s... may be left, for a minute or two: %s", prefix, error)
 
@@ -206,7 +231,7 @@ class SlurmJobs:
         *,
         name: str,
         needs_s: float,
-        left: Mapping[str, str],
+        left: LeftJobs,
     ) -> None:
         self.client = client
         self._cluster = cluster
@@ -230,8 +255,7 @@ class SlurmJobs:
         self._lost_jobs: set[str] = set()
         self.are_left = False
         self._watch = JobWatch(self._job_ids)
-        for job_id, job_name in left.items():
-            self._adopt(job_id, job_name)
+        self._left: LeftJobs | None = left
 
     def leave(self) -> None:
         """See `Cluster.leave`."""
@@ -241,6 +265,8 @@ class SlurmJobs:
     def close(self) -> None:
         """Ask SLURM no more."""
         self._watch.close()
+        if self._left is not None:
+            self._left.close()
 
     def kill(self) -> None:
         """Cancel all jobs."""
@@ -322,6 +348,8 @@ class SlurmJobs:
     def request(self, wanted: Mapping[Kind, int], busy: Set[str]) -> Mapping[str, str]:
         """See `Cluster.request`."""
         now = time.monotonic()
+        if self._left is not None and not self._adopt(self._left):
+            return {}
         self._review(now)
         self._retire_spent(busy)
         changed = False
@@ -369,17 +397,36 @@ class SlurmJobs:
         for job in sorted(jobs, key=lambda job: job.had_worker):
             if surplus <= 0:
                 break
+            if job.name not in self._cluster.workers:  # Dask has not come to it, and could not cancel it
+                continue
             if job.idle_since is not None and (not job.had_worker or now - job.idle_since > IDLE_S):
                 self._drop(job)
                 surplus -= 1
         return False
 
-    def _adopt(self, job_id: str, job_name: str) -> None:
-        """Go on with a job of an earlier driver: it waits in the queue, or looks for this one."""
-        kind = kind_of(job_name)
-        options = job_options(self._site, kind, name=job_name, log_directory=self._folder)
-        self._add(_Record(f"left-{job_id}", job_name, kind, time.monotonic()), {**options, "adopted": job_id})
-        logger.info("job %s of an earlier driver goes on", job_id)
+    def _adopt(self, left: LeftJobs) -> bool:
+        """Go on with the jobs of an earlier driver, which wait in the queue or look for this one.
+
+        Returns whether it is known which there are.
+
+        Raises
+        ------
+        ResourceError
+            That will never be known.
+        """
+        if left.error is not None:
+            raise left.error
+        if left.found is None:
+            return False
+        for job_id, job_name in left.found.items():
+            kind = kind_of(job_name)
+            options = job_options(self._site, kind, name=job_name, log_directory=self._folder)
+            job = _Record(f"left-{job_id}", job_name, kind, time.monotonic())
+            self._add(job, {**options, "adopted": job_id})
+            logger.info("job %s of an earlier driver goes on", job_id)
+        self._left = None
+        self._correct()
+        return True
 
     def _submit(self, kind: Kind, now: float) -> None:
         self._number += 1
@@ -488,7 +535,8 @@ class SlurmJobs:
     def picture(self) -> Mapping[str, Any]:
         """See `Cluster.picture`."""
         running = sum(job.had_worker for job in self._jobs.values())
-        states = {self._watch.state(job.job_id) for job in self._jobs.values() if job.job_id}
+        waiting = [job.job_id for job in self._jobs.values() if job.job_id and not job.had_worker]
+        states = {self._watch.state(job_id) for job_id in waiting}
         reasons = {state.reason for state in states if state is not None and state.state == "PENDING"}
         said = []
         failed = sum(self._failed_starts.values())
@@ -497,8 +545,9 @@ class SlurmJobs:
         if self._refused:
             again_s = max(0, round(self._ask_again - time.monotonic()))
             said.append(f"SLURM refuses jobs ({self._refused}); asked again in {again_s} s")
-        if self._watch.problem:
-            said.append(f"SLURM does not answer ({self._watch.problem})")
+        problem = self._watch.problem or (self._left.problem if self._left else "")
+        if problem:
+            said.append(f"SLURM does not answer ({problem})")
         if reasons - {"None", ""}:
             said.append(f"waiting for {', '.join(sorted(reasons - {'None', ''}))}")
         excluded = sorted(node for node, count in self._node_failures.items() if count >= NODE_FAILURES)

@@ -19,6 +19,7 @@ from typing import Any
 
 from campaign.errors import CampaignError
 from campaign.execution.slot import node, versions_of
+from campaign.execution.slurm import ask, states_of_jobs
 from campaign.layout import write_atomic
 
 REQUEST, ANSWER = "request.json", "answer.json"
@@ -152,6 +153,12 @@ def rename_in(folder: Path, who: str) -> None:
     raise OSError(msg)
 
 
+def slurm() -> dict[str, Any]:
+    """Ask SLURM as a driver would."""
+    states_of_jobs()
+    return {"version": ask(("sbatch", "--version")).strip()}
+
+
 def answer(folder: Path) -> dict[str, Any]:
     """Answer all questions; nothing that goes wrong with one keeps the others from being asked."""
     request = json.loads((folder / REQUEST).read_text())
@@ -160,6 +167,7 @@ def answer(folder: Path) -> dict[str, Any]:
         "environment": environment,
         **{f"engine {name}": lambda name=name: engine(name) for name in request["engines"]},  # type: ignore[misc]
         "gpus": gpus,
+        **({"slurm": slurm} if request["drives"] else {}),
         "locks": lambda: lock(folder),
         "network": lambda: network(request["host"], request["port"], request["interface"]),
     }

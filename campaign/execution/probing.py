@@ -21,7 +21,7 @@ from campaign.errors import ResourceError
 from campaign.execution import probe
 from campaign.execution.cluster import Kind
 from campaign.execution.job_scripts import job_script
-from campaign.execution.jobs import end_jobs_in_order
+from campaign.execution.jobs import end_jobs
 from campaign.execution.slurm import JobState, ask, seconds_of_limit, states_of_jobs
 from campaign.layout import write_atomic
 from campaign.site import Site
@@ -175,12 +175,13 @@ def test_only(site: Site, resource: str, folder: Path) -> None:
     own = site.resources[resource]
     lines = ask(("sinfo", "-h", "-o", "%P|%l")).splitlines()
     limits = dict(line.strip().rsplit("|", 1) for line in lines)
-    name = own.partition or next((name for name in limits if name.endswith("*")), "")
-    limit = limits.get(name) or limits.get(f"{name}*", "")
-    longest_s = seconds_of_limit(limit)
-    if longest_s is not None and own.walltime_s > longest_s:
+    names = (own.partition or next((name for name in limits if name.endswith("*")), "")).split(",")
+    found = [limits.get(name) or limits.get(f"{name}*", "") for name in names]
+    longest_s = [seconds_of_limit(limit) for limit in found]
+    if all(limit_s is not None and own.walltime_s > limit_s for limit_s in longest_s):
+        where = " and ".join(name.rstrip("*") for name in names)
         raise ResourceError(
-            f"walltime {own.walltime} is more than the {limit} of the partition {name.rstrip('*')}"
+            f"walltime {own.walltime} is more than the {' and '.join(found)} of the partition {where}"
         )
 
 
@@ -194,7 +195,7 @@ def probes(
     """
     tag = f"campaign-doctor-{os.urandom(3).hex()}"
     with contextlib.ExitStack() as stack:
-        stack.callback(end_jobs_in_order, tag)
+        stack.callback(end_jobs, tag)
         taken: list[Probe] = []
         refused: dict[str, str] = {}
         for resource, asked in questions.items():

@@ -65,6 +65,7 @@ PASSING = (
     "submission is disabled",
     "in maintenance",
     "inactive or drain",
+    "does not answer",
 )
 """What sbatch says, in small letters, when it may take the same job later."""
 
