@@ -41,7 +41,8 @@ def test_the_four_kinds_have_an_example() -> None:
 def test_examples_are_right_and_commented(path: Path) -> None:
     named = find_site(str(path))
     assert named.name == path.stem
-    assert set(named.site.stages.values()) == set(named.site.resources), "each resource is used"
+    used = {*named.site.stages.values(), named.site.driver} - {None}
+    assert used == set(named.site.resources), "each resource is used"
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     assert all(len(line) <= 120 for line in lines)
@@ -69,6 +70,7 @@ def test_job_scripts_of_examples_ask_for_what_they_say(
 
 
 SLIPS = {
+    "driver without a resource": ("stages:", "driver: cpu2\nstages:", "there is no resource 'cpu2'"),
     "scheduler": ("scheduler: slurm", "scheduler: pbs", ":1:12: scheduler should be 'slurm', not \"pbs\""),
     "misspelt": ("partition", "partitoin", ":3:9: unknown key 'partitoin'; did you mean 'partition'?"),
     "walltime as a number": (

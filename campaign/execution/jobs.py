@@ -101,6 +101,8 @@ def open_jobs(
     folder = layout.jobs.resolve()
     folder.mkdir(mode=0o700, exist_ok=True)
     with site_environment(site), configured(_MORE_CONFIG), contextlib.ExitStack() as stack:
+        left = LeftJobs(lambda: jobs_left(prefix, site))  # it is answered while the cluster opens
+        stack.callback(left.close)
         first = job_options(site, Kind(next(iter(site.resources))), name=name, log_directory=folder)
         try:
             cluster = stack.enter_context(
@@ -124,7 +126,6 @@ def open_jobs(
                 hint=f"try `campaign doctor --site {named.name}`",
             ) from error
         tell_address(folder, cluster.scheduler_address)
-        left = LeftJobs(lambda: jobs_left(prefix, site))
         jobs = SlurmJobs(client, cluster, named, folder, name=name, needs_s=needs_s, left=left)
         try:
             yield jobs
@@ -265,8 +266,6 @@ class SlurmJobs:
     def close(self) -> None:
         """Ask SLURM no more."""
         self._watch.close()
-        if self._left is not None:
-            self._left.close()
 
     def kill(self) -> None:
         """Cancel all jobs."""
