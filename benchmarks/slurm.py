@@ -70,11 +70,11 @@ driver: driver
 
 
 @contextlib.contextmanager
-def local_slurm(directory: Path, nodes: int, gpus: int) -> Iterator[Path]:
+def local_slurm(directory: Path, nodes: int, gpus: int, *, netns: bool = False) -> Iterator[Path]:
     """Start a SLURM, and count the calls of its commands in ``directory/calls``; yields its slurm.conf."""
     place = Path("/tmp") / f"campaign-slurm-benchmark-{os.getpid()}"
     environment = {**os.environ, "CAMPAIGN_SLURM_DIR": str(place)}
-    up = (str(LOCAL / "up"), "--nodes", str(nodes), "--gpus", str(gpus))
+    up = (str(LOCAL / "up"), "--nodes", str(nodes), "--gpus", str(gpus), *["--netns"] * netns)
     subprocess.run(up, env=environment, check=True, stdout=subprocess.DEVNULL)
     counted = directory / "bin"
     counted.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,20 @@
 """The driver with real Dask workers and a stand-in engine; each test starts a cluster, for seconds."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from campaign.errors import BusyError, FailureClass
+from campaign.execution import driver
 from campaign.execution.driver import run_campaign
 from campaign.execution.requests import driver_is_alive, write_request
 from campaign.layout import Layout
@@ -220,3 +223,19 @@ def test_a_campaign_whose_output_nobody_reads_any_more_is_stopped(root: Path) ->
     result = run(root, ["steady"])
     assert not result.interrupted
     assert result.counts["toy"]["done"] == 1
+
+
+def test_looks_at_attempts_leave_most_of_the_time_to_the_rest(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow file system; how often others look at the result is not decided by it."""
+    looks: list[float] = []
+
+    def slow(*_: object) -> None:
+        looks.append(time.monotonic())
+        time.sleep(0.5)
+
+    monkeypatch.setattr(driver._Driver, "_watch_attempts", slow)
+    assert run(root, ["slow"], 8).failed == 0
+    assert len(looks) > 1
+    assert min(after - before for before, after in itertools.pairwise(looks)) >= 0.5 / driver.LOOK_SHARE

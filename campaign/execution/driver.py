@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 HEARTBEAT_S = 10.0
+LOOK_SHARE = 0.2
+"""Share of the time that looks at the attempts in flight may take: each opens files, of which a network has
+many at once, and slowly."""
+
 STOP_GRACE_S = 15.0
 """How long running attempts have to end after a stop request before their workers are ended."""
 
@@ -165,7 +169,7 @@ class _Driver:
         self._has_successor, self._handing_over = has_successor, False
         self._stop_signals = 0
         self._stopping_since: float | None = None
-        self._last_tick = self._last_heartbeat = -float("inf")
+        self._last_tick = self._last_heartbeat = self._look_again = -float("inf")
 
         past = settle_the_past(layout, plan, ledger)
         self._unread = past.unread
@@ -400,7 +404,11 @@ class _Driver:
         ready = self._schedule.ready() if self._stopping_since is None else {}
         for resource, reason in dispatcher.request(ready).items():
             self._schedule.hold(f"resource {resource}", reason)
-        self._watch_attempts(dispatcher)
+        looked = time.monotonic()
+        if looked >= self._look_again:
+            self._watch_attempts(dispatcher)
+            took_s = time.monotonic() - looked
+            self._look_again = looked + took_s / LOOK_SHARE
         if self._stopping_since is not None:
             self._ask_to_stop(dispatcher)
         self._show("running" if self._stopping_since is None else "stopping")
