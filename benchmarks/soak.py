@@ -106,6 +106,13 @@ class Soak:
         """Read the driver's last picture."""
         return read_status(self.layout.status) or {"driver": {"state": "none"}, "failed": {}}
 
+    def is_done(self) -> bool:
+        """Whether its driver has ended with everything done; what is held back is not."""
+        picture = self.status()
+        counts = picture.get("counts", {}).values()
+        done = bool(counts) and all(found["done"] == found["total"] for found in counts)
+        return done and picture["driver"]["state"] == "finished"
+
     # Faults: each says whether there was something to break
 
     def cancel_job(self) -> bool:
@@ -182,7 +189,7 @@ class Soak:
         )  # fmt: skip
         deadline, next_fault = time.monotonic() + limit_s, 0.0
         try:
-            while self.status()["driver"]["state"] != "finished" or self.status()["failed"]:
+            while not self.is_done():
                 if time.monotonic() > deadline:
                     raise TimeoutError("the campaign did not end")
                 self._keep_going()

@@ -11,7 +11,7 @@ import pytest
 from campaign.errors import FailureClass, ResourceError
 from campaign.execution import jobs as module
 from campaign.execution.cluster import Kind
-from campaign.execution.jobs import IDLE_S, REFUSED_S, VERDICT_S, SlurmJobs
+from campaign.execution.jobs import IDLE_S, ONE_FAILURE_S, REFUSED_S, VERDICT_S, SlurmJobs
 from campaign.execution.slurm import JobState
 from campaign.site import NamedSite, Resource, Site
 from tests.standin_campaign import wait_for
@@ -285,10 +285,24 @@ def test_a_node_that_fails_twice_is_left_out(scene: Scene) -> None:
         scene.request({GPU: 1})
         scene.start(number, node=node)
         scene.end(number, "NODE_FAIL", node)
+        scene.request({})
+        scene.now += ONE_FAILURE_S
     scene.request({GPU: 1})
     excluded = ["--exclude=n7" in options["job_extra_directives"] for options in scene.cluster.submitted]
     assert excluded == [False, False, False, True]
     assert "left out after failures: n7" in str(scene.jobs.picture())
+
+
+def test_a_node_that_takes_several_jobs_with_it_failed_once(scene: Scene) -> None:
+    scene.request({GPU: 3})
+    scene.request({GPU: 3})
+    for number in ("1", "2", "3"):
+        scene.start(number, node="n7")
+        scene.end(number, "NODE_FAIL", "n7")
+    scene.request({GPU: 3})
+    scene.request({GPU: 3})
+    assert len(scene.cluster.submitted) == 6
+    assert "left out" not in str(scene.jobs.picture())
 
 
 def test_jobs_that_somebody_cancelled_are_not_asked_for_again(scene: Scene) -> None:

@@ -46,6 +46,9 @@ START_FAILURES = 2
 NODE_FAILURES = 2
 """Failures after which a node is excluded."""
 
+ONE_FAILURE_S = 120.0
+"""Jobs that a node loses within so long were lost in one failure."""
+
 HEARD_LATE_S = 5.0
 """What a worker says of its time is so old at most; a slot that looks longer than it is would get work."""
 
@@ -246,6 +249,7 @@ class SlurmJobs:
         self._slots: dict[str, Slot] = {}
         self._ours: set[str] = set()
         self._node_failures: Counter[str] = Counter()
+        self._node_failed: dict[str, float] = {}
         self._failed_starts: Counter[Kind] = Counter()
         self._start_s: dict[Kind, float] = {}
         self._cancelled: Counter[str] = Counter()
@@ -517,7 +521,9 @@ class SlurmJobs:
             logger.info("job %s ended: %s", job_id, state.state)
             del self._jobs[job.name]
             if state.state in {"NODE_FAIL", "BOOT_FAIL"}:
-                self._node_failures[state.node] += 1
+                if now - self._node_failed.get(state.node, -math.inf) > ONE_FAILURE_S:
+                    self._node_failures[state.node] += 1
+                self._node_failed[state.node] = now
             elif state.state == "CANCELLED":
                 self._cancelled[job.kind.resource] += 1
             elif not job.had_worker:
