@@ -257,7 +257,9 @@ class Soak:
             axes.barh(rows[item.job or ""], end - start, left=start, color=colour, edgecolor="white")
         for when, name in self.events:
             axes.axvline((when - origin).total_seconds(), color="grey", linewidth=0.5)
-            axes.annotate(name, ((when - origin).total_seconds(), len(rows)), rotation=90, fontsize=6)
+            at = ((when - origin).total_seconds(), len(rows) + 1)
+            axes.annotate(name, at, rotation=90, fontsize=6, va="top", ha="right")
+        axes.set_ylim(-1, len(rows) + 1)
         axes.set(
             xlabel="time (s)", ylabel="job", title="attempts that were done (green) or lost (red), and faults"
         )
