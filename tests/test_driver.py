@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from campaign.errors import BusyError, FailureClass
-from campaign.execution import driver
+from campaign.execution import looks, requests
 from campaign.execution.driver import run_campaign
-from campaign.execution.requests import driver_is_alive, write_request
+from campaign.execution.requests import driver_is_alive, read_requests, write_request
 from campaign.layout import Layout
 from campaign.ledger import Ledger
 from campaign.store import Store
@@ -229,13 +229,43 @@ def test_looks_at_attempts_leave_most_of_the_time_to_the_rest(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a slow file system; how often others look at the result is not decided by it."""
-    looks: list[float] = []
+    starts: list[float] = []
 
     def slow(*_: object) -> None:
-        looks.append(time.monotonic())
+        starts.append(time.monotonic())
         time.sleep(0.5)
 
-    monkeypatch.setattr(driver._Driver, "_watch_attempts", slow)
+    monkeypatch.setattr(looks.Looks, "_look", slow)
     assert run(root, ["slow"], 8).failed == 0
-    assert len(looks) > 1
-    assert min(after - before for before, after in itertools.pairwise(looks)) >= 0.5 / driver.LOOK_SHARE
+    assert len(starts) > 1
+    assert min(after - before for before, after in itertools.pairwise(starts)) >= 0.5 / looks.LOOK_SHARE
+
+
+@pytest.mark.parametrize(
+    ("asked", "handed_over"),
+    [(("handover",), True), (("stop", "handover"), False), (("handover", "stop"), False)],
+)
+def test_a_driver_hands_over_when_asked_unless_somebody_wants_an_end(
+    root: Path, asked: tuple[requests.Kind, ...], *, handed_over: bool
+) -> None:
+    wanted = list(asked)
+
+    def ask(picture: dict[str, Any]) -> None:
+        while wanted and picture["running"]:
+            write_request(Layout(root), wanted.pop(0), {})
+
+    result = run(root, ["slow"], 8, successor=lambda: "7", on_snapshot=ask)
+    assert (result.interrupted, result.handed_over) == (True, handed_over)
+    assert (status(root)["driver"]["state"] == "handed over") == handed_over
+
+
+def test_a_driver_that_nobody_follows_is_not_asked_to_hand_over(root: Path) -> None:
+    wanted = [True]
+
+    def ask(picture: dict[str, Any]) -> None:
+        if picture["running"] and wanted:
+            wanted.clear()
+            write_request(Layout(root), "handover", {})
+
+    assert not run(root, ["slow"], 8, on_snapshot=ask).interrupted
+    assert read_requests(Layout(root)) == []

@@ -1,5 +1,6 @@
 """The command that a spec names is told what happens: once each, and never waited for by the campaign."""
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -48,12 +49,15 @@ def test_a_command_that_hangs_or_fails_holds_nothing_up(
 ) -> None:
     monkeypatch.setattr(notify, "PATIENCE_S", 0.5)
     began = time.monotonic()
-    for command in ("sleep 1000", "exit 3"):
+    for command in (f"sleep 1000; touch {tmp_path}", "exit 3"):
         with notify.notifier(command, Layout(tmp_path), "mine") as told:
             assert told is not None
             told(picture({}, []))
             told.ended()
     assert time.monotonic() - began < 500
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it may end while we look
+            assert str(tmp_path) not in path.read_text()
     assert "took more than 0.5 s" in caplog.text
     assert "ended with 3" in caplog.text
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from campaign.errors import FailureClass, ResourceError
+from campaign.execution import handover
 from campaign.execution import jobs as module
 from campaign.execution.cluster import Kind
 from campaign.execution.jobs import IDLE_S, ONE_FAILURE_S, REFUSED_S, VERDICT_S, SlurmJobs
@@ -154,7 +155,7 @@ def test_a_slurm_that_does_not_answer_at_the_start_is_waited_for(scene: Scene) -
 def test_left_jobs_are_asked_for_until_slurm_answers_unless_it_never_will(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "POLL_S", 0.01)
+    monkeypatch.setattr(handover, "POLL_S", 0.01)
     answers: list[Any] = [ResourceError("squeue does not answer"), {"7": "c-1.1.gpu"}]
 
     def look() -> Mapping[str, str]:
@@ -163,11 +164,11 @@ def test_left_jobs_are_asked_for_until_slurm_answers_unless_it_never_will(
             raise answer
         return dict(answer)
 
-    left = module.LeftJobs(look)
+    left = handover.LeftJobs(look)
     wait_for(lambda: left.found is not None, seconds=60)
     assert left.found == {"7": "c-1.1.gpu"}
     answers.append(ResourceError("squeue is not here"))
-    left = module.LeftJobs(look)
+    left = handover.LeftJobs(look)
     wait_for(lambda: left.error is not None, seconds=60)
     assert answers == []
 

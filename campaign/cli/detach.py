@@ -34,7 +34,7 @@ def refuse_if_driven(site: "NamedSite", layout: Layout, campaign: str) -> None:
         ids = DriverJobs(site, layout, campaign).ids
     except ResourceError:  # nobody can say; lock and lease decide
         return
-    if ids and os.environ.get("SLURM_JOB_ID") not in ids:
+    if ids:
         raise BusyError(
             f"the driver of this campaign is job {', '.join(ids)} on {site.name}",
             where=str(layout.root),
@@ -83,7 +83,7 @@ def drive(root: Path, site_name: str) -> int:
                 return None
             try:
                 return run_campaign(
-                    layout.root, plan, stages, site=site, has_successor=True, on_snapshot=told
+                    layout.root, plan, stages, site=site, successor=succession.successor, on_snapshot=told
                 )
             except BusyError:
                 if time.monotonic() > deadline:
@@ -101,6 +101,8 @@ def drive(root: Path, site_name: str) -> int:
             if told is not None and result is not None and not result.interrupted:
                 told.ended()
         follows = result is not None and result.handed_over
+        if result is not None and result.interrupted and not follows:
+            write_request(layout, "stop", {})  # for a successor, should SLURM not take it from the queue
     finally:
         succession.end(needed=follows)
     if result is None or result.interrupted:

@@ -7,7 +7,9 @@ or ``held``), ``CAMPAIGN_NAME`` and ``CAMPAIGN_DIRECTORY``.
 import contextlib
 import logging
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ Event = Literal["ended", "failure", "held"]
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
-"""The command has so long; the campaign goes on meanwhile, and waits for it at its end only."""
+"""What was started has so long at the end of the driver, which waits for it only then."""
 
 
 class Notifier:
@@ -50,17 +52,19 @@ class Notifier:
         self._last = snapshot
 
     def ended(self) -> None:
-        """Tell that nothing is left to do, and wait for the command."""
+        """Tell that nothing is left to do."""
         if self._last is not None:
             self._tell("ended", f"ended: {headline(self._last).plain}")
 
     def close(self) -> None:
         """Wait for what was started."""
+        deadline = time.monotonic() + PATIENCE_S
         for child in self._children:
             try:
-                code = child.wait(PATIENCE_S)
+                code = child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                child.kill()
+                os.killpg(child.pid, signal.SIGKILL)  # with what it started
+                child.wait()
                 logger.warning("the command of `notify` took more than %g s", PATIENCE_S)
             else:
                 if code:

@@ -14,12 +14,13 @@ from rich.text import Text
 
 from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, make_grid, render
-from campaign.cli.inspection import driver_line, read_snapshot
+from campaign.cli.inspection import HANDED_OVER, driver_line, read_snapshot
 from campaign.cli.progress import Names, panel
 from campaign.cli.text import folded, plural
 from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import load_plan
+from campaign.runs import Plan
 
 LOOK_EVERY_S = 1.0
 ESTIMATE_SHARE = 0.1
@@ -64,38 +65,58 @@ class Estimates:
         return table.getvalue().rstrip()
 
 
+class View:
+    """All that there is to see of a campaign; what does not change is read once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.goes_on = True
+        """Whether a driver was at work, or about to follow, when it was last looked at."""
+
+        self._layout = layout
+        self._estimates = Estimates(layout)
+        self._plan: Plan | None = None
+        self._planned = 0
+
+    def picture(self) -> RenderableType:
+        """Look at it now."""
+        snapshot, plan, width = read_snapshot(self._layout), self._read_plan(), out.width
+        alive = driver_is_alive(self._layout)
+        self.goes_on = alive or snapshot["driver"]["state"] == HANDED_OVER
+        parts: list[RenderableType] = [
+            Text(f"{plan.campaign} in {self._layout.root}", style="bold"),
+            Text(driver_line(self._layout, snapshot, alive=alive)),
+            panel(snapshot, Names(plan), width) if alive else Text(""),
+        ]
+        for calculation in plan.calculations:
+            states = snapshot["states"].get(calculation.name, "")
+            if len(states) == len(calculation.runs):
+                grid = render(make_grid(calculation, states), width)
+                parts += [Text(calculation.name, style="bold"), *grid]
+        parts += [Text(LEGEND, style="dim"), *_failures(snapshot, width)]
+        return Group(*parts, Text(self._estimates.text()))
+
+    def _read_plan(self) -> Plan:
+        written = self._layout.plan.stat().st_mtime_ns
+        if self._plan is None or written != self._planned:
+            self._plan, self._planned = load_plan(self._layout.plan), written
+        return self._plan
+
+
 def watch(layout: Layout) -> None:
-    """Show the campaign until its driver has ended, or until Ctrl-C; once where there is no terminal."""
-    estimates = Estimates(layout)
+    """Show the campaign until its last driver has ended, or Ctrl-C; once where there is no terminal."""
+    view = View(layout)
     if not out.is_terminal:
-        out.print(picture(layout, estimates))
+        out.print(view.picture())
         return
     try:
-        with Live(console=out, auto_refresh=False, screen=False) as live:
+        with Live(console=out, auto_refresh=False) as live:
             while True:
-                live.update(picture(layout, estimates), refresh=True)
-                if not driver_is_alive(layout):
+                live.update(view.picture(), refresh=True)
+                if not view.goes_on:
                     return
                 time.sleep(LOOK_EVERY_S)
     except KeyboardInterrupt:
         out.print("the campaign goes on; `campaign stop` would end it", markup=False)
-
-
-def picture(layout: Layout, estimates: Estimates) -> RenderableType:
-    """All that there is to see now."""
-    snapshot, plan, width = read_snapshot(layout), load_plan(layout.plan), out.width
-    alive = driver_is_alive(layout)
-    parts: list[RenderableType] = [
-        Text(f"{plan.campaign} in {layout.root}", style="bold"),
-        Text(driver_line(layout, snapshot, alive=alive)),
-        panel(snapshot, Names(plan), width) if alive else Text(""),
-    ]
-    for calculation in plan.calculations:
-        states = snapshot["states"].get(calculation.name, "")
-        if len(states) == len(calculation.runs):
-            parts += [Text(calculation.name, style="bold"), *render(make_grid(calculation, states), width)]
-    parts += [Text(LEGEND, style="dim"), *_failures(snapshot, width)]
-    return Group(*parts, Text(estimates.text()))
 
 
 def _failures(snapshot: dict[str, Any], width: int) -> list[Text]:

@@ -46,6 +46,13 @@ class DriverJobs:
         return f"{job_prefix(self.layout, self.campaign).removesuffix('.')}-driver"
 
     @property
+    def resource(self) -> str:
+        """Resource of the site that they ask for."""
+        if self.site.site.driver is None:
+            raise ResourceError(f"{self.site.name} names no resource for drivers", hint="add `driver: NAME`")
+        return self.site.site.driver
+
+    @property
     def ids(self) -> list[str]:
         """Ids of those that wait or run.
 
@@ -68,7 +75,7 @@ class DriverJobs:
         folder = self.layout.jobs.resolve()
         folder.mkdir(mode=0o700, exist_ok=True)
         arguments = ("-m", "campaign", "drive", str(self.layout.root.resolve()), "--site", self.site.argument)
-        kind = Kind(self.site.site.driver or "")
+        kind = Kind(self.resource)
         script = folder / "driver.sh"
         script.write_text(
             job_script(self.site.site, kind, name=self.name, log_directory=folder, arguments=arguments)
@@ -82,7 +89,7 @@ class DriverJobs:
         return job_id
 
     def cancel(self, job_id: str) -> None:
-        """Cancel one of them; a SLURM that does not answer is told by a job that finds nothing to do."""
+        """Cancel one of them, if SLURM answers."""
         with site_environment(self.site.site), contextlib.suppress(ResourceError):
             ask(("scancel", job_id))
 
@@ -114,10 +121,14 @@ class Succession:
         self._own = own
         self._successor: str | None = None
         self._over = threading.Event()
-        resource = jobs.site.site.resources[jobs.site.site.driver or ""]
-        self._let_start_at = time.monotonic() + resource.walltime_s - lead_s(resource.walltime_s)
+        walltime_s = jobs.site.site.resources[jobs.resource].walltime_s
+        self._let_start_at = time.monotonic() + walltime_s - lead_s(walltime_s)
         self._thread = threading.Thread(target=self._run, name="succession", daemon=True)
         self._thread.start()
+
+    def successor(self) -> str | None:
+        """Job of the driver that follows, if it was submitted by now."""
+        return self._successor
 
     def end(self, *, needed: bool) -> None:
         """Care no more; cancel the successor if it is not needed."""

@@ -5,7 +5,6 @@ It can die at any moment. What is committed on disk stays; what was in flight is
 """
 
 import contextlib
-import json
 import logging
 import signal
 import threading
@@ -15,19 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from campaign.engines.base import get_engine
 from campaign.errors import FailureClass, LedgerError, ResourceError
 from campaign.execution.commit import is_committed
 from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
+from campaign.execution.looks import Looks
 from campaign.execution.place import Place
 from campaign.execution.requests import read_requests
 from campaign.execution.result_rows import ResultRows
 from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
-from campaign.execution.segments import SEGMENT_S, WORK, work_of
+from campaign.execution.segments import SEGMENT_S, work_of
 from campaign.execution.settle import retry, settle_the_past
 from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, snapshot, write_snapshot
-from campaign.execution.worker import STARTED, STOP, AttemptOutcome
+from campaign.execution.worker import STOP, AttemptOutcome
 from campaign.layout import Layout, write_atomic
 from campaign.ledger import Holder, Ledger, utc_now
 from campaign.plan import Plan
@@ -39,10 +38,6 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 HEARTBEAT_S = 10.0
-LOOK_SHARE = 0.2
-"""Share of the time that looks at the attempts in flight may take: each opens files, of which a network has
-many at once, and slowly."""
-
 STOP_GRACE_S = 15.0
 """How long running attempts have to end after a stop request before their workers are ended."""
 
@@ -80,7 +75,7 @@ def run_campaign(
     threads: int = 1,
     segment_s: float = SEGMENT_S,
     site: NamedSite | None = None,
-    has_successor: bool = False,
+    successor: Callable[[], str | None] | None = None,
     on_snapshot: SnapshotWatcher | None = None,
 ) -> DriverResult:
     """Run what is missing of a plan in its directory, until nothing can be done or somebody asks to stop.
@@ -101,8 +96,9 @@ def run_campaign(
         Time between two checkpoints of a long stage: the most of a run that can be lost.
     site
         A cluster on which attempts run; it decides on ``workers`` and ``threads``. None for this machine.
-    has_successor
-        Another driver follows: at SIGTERM, or when it asks, all jobs are left to it.
+    successor
+        Given to a driver that others follow: the job of the next one, if it has one by now. At SIGTERM, or
+        when the next one asks, all jobs are left to it.
     on_snapshot
         Called about every second with what ``status.json`` holds.
 
@@ -134,7 +130,7 @@ def run_campaign(
             ledger,
             holder=holder,
             place=place,
-            has_successor=has_successor,
+            successor=successor,
             on_snapshot=on_snapshot,
         )
         try:
@@ -154,7 +150,7 @@ class _Driver:
         *,
         holder: Holder,
         place: Place,
-        has_successor: bool,
+        successor: Callable[[], str | None] | None,
         on_snapshot: SnapshotWatcher | None,
     ) -> None:
         self._layout = layout
@@ -166,10 +162,10 @@ class _Driver:
         self._on_snapshot = on_snapshot
 
         self._dispatcher: Dispatcher | None = None
-        self._has_successor, self._handing_over = has_successor, False
+        self._successor, self._handing_over = successor, False
         self._stop_signals = 0
         self._stopping_since: float | None = None
-        self._last_tick = self._last_heartbeat = self._look_again = -float("inf")
+        self._last_tick = self._last_heartbeat = -float("inf")
 
         past = settle_the_past(layout, plan, ledger)
         self._unread = past.unread
@@ -181,6 +177,7 @@ class _Driver:
             lambda stage: place.kind_of(stage, self._out_of_memory[stage.id]),
         )
         self._board = RunBoard(plan, self._schedule.states)
+        self._looks = Looks(layout, ledger)
         self._results = ResultRows(layout, plan, self._board)
         self._failed = {
             stage_id: failure_entry(self._board, attempt)
@@ -257,9 +254,10 @@ class _Driver:
             return
 
         def on_signal(number: int, _: object) -> None:
+            # SIGTERM: so SLURM tells a job that its time is over.
+            follows = self._successor is not None and self._successor() is not None
+            self._stop(hand_over=number == signal.SIGTERM and follows)
             self._stop_signals += 1
-            # So SLURM tells a job that its time is over.
-            self._handing_over = self._has_successor and number == signal.SIGTERM
             if self._dispatcher is not None:
                 self._dispatcher.wake()
 
@@ -272,6 +270,13 @@ class _Driver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _stop(self, *, hand_over: bool) -> None:
+        """Take note of a wish to end; a wish to hand over is nothing against one to stop."""
+        if not hand_over:
+            self._handing_over = False
+        elif not self._stop_signals:
+            self._handing_over = True
 
     def _ask_to_stop(self, dispatcher: Dispatcher) -> None:
         for flight in dispatcher.flights:
@@ -404,20 +409,16 @@ class _Driver:
         ready = self._schedule.ready() if self._stopping_since is None else {}
         for resource, reason in dispatcher.request(ready).items():
             self._schedule.hold(f"resource {resource}", reason)
-        looked = time.monotonic()
-        if looked >= self._look_again:
-            self._watch_attempts(dispatcher)
-            took_s = time.monotonic() - looked
-            self._look_again = looked + took_s / LOOK_SHARE
+        self._looks.look(dispatcher.flights)
         if self._stopping_since is not None:
             self._ask_to_stop(dispatcher)
         self._show("running" if self._stopping_since is None else "stopping")
 
     def _apply_requests(self) -> None:
         for request in read_requests(self._layout):
-            if request.kind == "stop" or (request.kind == "handover" and self._has_successor):
+            if request.kind == "stop" or (request.kind == "handover" and self._successor is not None):
+                self._stop(hand_over=request.kind == "handover")
                 self._stop_signals = max(self._stop_signals, 1)
-                self._handing_over = request.kind == "handover"
             elif request.kind == "retry":
                 again = retry(self._layout, self._ledger, request.payload.get("stages", ()))
                 ours = [stage_id for stage_id in again if stage_id in self._stages]
@@ -426,38 +427,6 @@ class _Driver:
                     self._failed.pop(stage_id, None)
                     self._board.update(stage_id)
             request.path.unlink(missing_ok=True)
-
-    def _watch_attempts(self, dispatcher: Dispatcher) -> None:
-        """Read how far the engines are, and from where their workers reported the start."""
-        started, came_further = [], []
-        for flight in dispatcher.flights:
-            if flight.stage.engine is None:
-                continue
-            directory = self._layout.attempt(flight.attempt_id)
-            with contextlib.suppress(OSError, ValueError):  # the attempt may end while we look
-                if flight.started is None:
-                    facts = json.loads((directory / STARTED).read_text())
-                    flight.started = facts["started"]
-                    started.append((flight.attempt_id, facts))
-                flight.progress = (
-                    get_engine(flight.stage.engine).progress(directory / WORK) or flight.progress
-                )
-                if self._count_segments(flight):
-                    came_further.append(flight)
-        if started or came_further:
-            with self._ledger.transaction():
-                for attempt_id, facts in started:
-                    self._ledger.started(attempt_id, facts["host"], facts["pid"], facts["started"])
-                for flight in came_further:
-                    self._ledger.progressed(
-                        flight.attempt_id, work_of(self._layout, flight.stage_id, flight.attempt_id)
-                    )
-
-    def _count_segments(self, flight: Flight) -> bool:
-        """Look how many segments the stage has; whether they became more."""
-        before = flight.segments
-        flight.segments = sum(1 for _ in self._layout.segments_of(flight.stage_id).iterdir())
-        return flight.segments > before
 
     # What others see
 

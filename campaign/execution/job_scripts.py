@@ -1,7 +1,6 @@
 """What SLURM is asked for: names, options and scripts of jobs, and how their class submits itself."""
 
 import contextlib
-import json
 import math
 import os
 import shlex
@@ -9,15 +8,15 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from campaign.execution import slot as in_job
 from campaign.execution.cluster import CONFIG, Kind
+from campaign.execution.handover import ADDRESS, key_files
 from campaign.execution.slurm import said_by_sbatch
-from campaign.layout import Layout, write_atomic
+from campaign.layout import Layout
 from campaign.quantities import digest
 from campaign.site import Site
 
@@ -33,14 +32,6 @@ CONNECT_S = 60
 SEGMENTS_IN_JOB = 3
 """A job should hold so many segments, or much of it would be left over."""
 
-ADDRESS = "scheduler.json"
-"""Name of the file, among those of the jobs, that has the address of the driver's scheduler."""
-
-_KEYS_LAST_S = 100 * 86400
-"""Keys that are older are made anew: they are good for a year, and no job is so old."""
-
-_CERTIFICATE, _KEY = "tls-certificate.pem", "tls-key.pem"
-
 # A worker ends with 0 when its driver has gone. Another driver may come: it leaves its address in the file,
 # and the job goes on with it. Where the file is taken away, nobody comes.
 _WORKER_LOOP = """
@@ -55,46 +46,6 @@ while driver=$(cat {address} 2>/dev/null); do
 done
 exit ${{code:-0}}
 """.strip()
-
-
-def job_security(folder: Path) -> Any:
-    """Keys of the connections between a driver and its jobs, as files, so that a next driver has the same.
-
-    They are made where there are none; `forget_driver` takes them away.
-    """
-    from distributed import Security
-
-    certificate, key = folder / _CERTIFICATE, folder / _KEY
-    try:
-        age_s = time.time() - min(certificate.stat().st_mtime, key.stat().st_mtime)
-    except FileNotFoundError:
-        age_s = math.inf
-    if age_s > _KEYS_LAST_S:
-        made = Security.temporary()
-        key.touch(mode=0o600)
-        key.write_text(made.tls_worker_key)
-        write_atomic(certificate, made.tls_worker_cert)
-    return _security(folder)
-
-
-def _security(folder: Path) -> Any:
-    from distributed import Security
-
-    certificate, key = str(folder / _CERTIFICATE), str(folder / _KEY)
-    pairs = {f"tls_{role}_cert": certificate for role in ("client", "scheduler", "worker")}
-    pairs |= {f"tls_{role}_key": key for role in ("client", "scheduler", "worker")}
-    return Security(tls_ca_file=certificate, require_encryption=True, **pairs)
-
-
-def tell_address(folder: Path, address: str) -> None:
-    """Leave the address of a driver's scheduler for its jobs."""
-    write_atomic(folder / ADDRESS, json.dumps({"address": address}))
-
-
-def forget_driver(folder: Path) -> None:
-    """Take address and keys away: whatever job is left ends."""
-    for name in (ADDRESS, _CERTIFICATE, _KEY):
-        (folder / name).unlink(missing_ok=True)
 
 
 def segment_s(site: Site, longest_s: float) -> float:
@@ -160,7 +111,7 @@ def job_script(
     # Dask makes the folder of the output at once; here nothing shall be made.
     with tempfile.TemporaryDirectory() as elsewhere:
         options = job_options(site, kind, name=name, log_directory=Path(elsewhere))
-        security = _security(log_directory)
+        security = key_files(log_directory)
         command = f"exec {options['python']} {shlex.join(arguments)}" if arguments else None
         job = job_class()(None, f"{name}-1", protocol="tls://", security=security, command=command, **options)
     script: str = job.job_script().replace(elsewhere, str(log_directory))

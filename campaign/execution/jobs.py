@@ -7,29 +7,34 @@ our own: `adapt` and walltimes lose results (DESIGN.md, section 6).
 import contextlib
 import logging
 import math
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from campaign.errors import FailureClass, ResourceError
 from campaign.execution.cluster import Kind, Loss, Slot, configured
-from campaign.execution.job_scripts import (
+from campaign.execution.handover import (
+    LeftJobs,
+    end_jobs,
     forget_driver,
+    job_security,
+    jobs_left,
+    kind_of,
+    tell_address,
+)
+from campaign.execution.job_scripts import (
     import_jobqueue,
     job_class,
     job_options,
     job_prefix,
-    job_security,
     site_environment,
-    tell_address,
 )
-from campaign.execution.slurm import ENDINGS, POLL_S, JobWatch, ask, is_passing, jobs_named
+from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing
 from campaign.layout import Layout
-from campaign.site import NamedSite, Site
+from campaign.site import NamedSite
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +63,6 @@ VERDICT_S = 400.0
 NO_WORKER_S = 600.0
 """A job that runs without a worker for so long is given up."""
 
-_GONE_WITHIN_S = 30.0
-_LOOK_AGAIN_S = 2.0
 _MORE_CONFIG = {
     # Dask would cancel the job of a worker that it misses, and SLURM never say what happened to its node.
     "distributed.deploy.lost-worker-timeout": "1000 days",
@@ -99,8 +102,8 @@ def open_jobs(
             where=str(layout.root.resolve()),
             hint="choose another directory with --dir",
         )
-    name = f"{job_prefix(layout, campaign)}{epoch}"
     prefix = job_prefix(layout, campaign)
+    name = f"{prefix}{epoch}"
     folder = layout.jobs.resolve()
     folder.mkdir(mode=0o700, exist_ok=True)
     with site_environment(site), configured(_MORE_CONFIG), contextlib.ExitStack() as stack:
@@ -137,75 +140,6 @@ def open_jobs(
             if not jobs.are_left:
                 forget_driver(folder)
                 end_jobs(prefix)
-
-
-def jobs_left(prefix: str, site: Site) -> dict[str, str]:
-    """Name and id of the jobs that an earlier driver left and that fit the site; others are cancelled.
-
-    Raises
-    ------
-    ResourceError
-        SLURM does not answer.
-    """
-    found = jobs_named(prefix)
-    strange = [job_id for job_id, name in found if kind_of(name).resource not in site.resources]
-    if strange:
-        ask(("scancel", *strange))
-    return {job_id: name for job_id, name in found if job_id not in strange}
-
-
-class LeftJobs:
-    """Jobs that an earlier driver left: asked for in a thread, as a SLURM that does not answer is waited for.
-
-    ``found`` is None until it has answered, ``problem`` why it has not, ``error`` why it never will.
-    """
-
-    def __init__(self, look: Callable[[], Mapping[str, str]]) -> None:
-        self.found: Mapping[str, str] | None = None
-        self.problem = ""
-        self.error: ResourceError | None = None
-        self._look = look
-        self._closing = threading.Event()
-        threading.Thread(target=self._run, name="jobs left", daemon=True).start()
-
-    def close(self) -> None:
-        """Ask no more."""
-        self._closing.set()
-
-    def _run(self) -> None:
-        while self.found is None:
-            try:
-                self.found = self._look()
-            except ResourceError as error:
-                if not is_passing(str(error)):
-                    self.error = error
-                    return
-                self.problem = str(error)
-                logger.warning("SLURM does not answer: %s", error)
-                if self._closing.wait(POLL_S):
-                    return
-
-
-def kind_of(name: str) -> Kind:
-    """Kind of the slots in a job of this name."""
-    return Kind.parse(name.rpartition(".")[2])
-
-
-def end_jobs(prefix: str) -> None:
-    """Cancel all jobs of this user whose names start with ``prefix``, and wait until they are gone.
-
-    At an end that must not fail: where SLURM does not answer, a job ends itself without its driver.
-    """
-    deadline = time.monotonic() + _GONE_WITHIN_S
-    try:
-        while found := jobs_named(prefix):
-            ask(("scancel", *(job_id for job_id, _ in found)))
-            if time.monotonic() > deadline:
-                logger.warning("%d jobs %s... do not go", len(found), prefix)
-                return
-            time.sleep(_LOOK_AGAIN_S)
-    except ResourceError as error:
-        logger.warning("jobs %s... may be left, for a minute or two: %s", prefix, error)
 
 
 @dataclass

@@ -20,8 +20,8 @@ from typing import Any
 from campaign.errors import ResourceError
 from campaign.execution import probe
 from campaign.execution.cluster import Kind
+from campaign.execution.handover import end_jobs
 from campaign.execution.job_scripts import job_script
-from campaign.execution.jobs import end_jobs
 from campaign.execution.slurm import JobState, ask, seconds_of_limit, states_of_jobs
 from campaign.layout import write_atomic
 from campaign.site import Site
