@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmarks.commands import finished_picture
 from benchmarks.durable_runs import install_plugin, memory_mb, timed, write_spec
 from benchmarks.machine import yardstick
 
@@ -50,7 +51,7 @@ def fill(root: Path, runs: int, points: int) -> None:
     """Write plan, snapshot and store of a campaign that has all its results."""
     import numpy as np
 
-    from campaign.execution.snapshot import RunBoard, snapshot, write_snapshot
+    from campaign.execution.snapshot import RunBoard, write_snapshot
     from campaign.layout import Layout
     from campaign.plan import make_plan
     from campaign.plan_file import save_plan
@@ -65,18 +66,7 @@ def fill(root: Path, runs: int, points: int) -> None:
     plan, stages = make_plan(spec, allow_large=True)
     save_plan(plan, layout.plan)
     board = RunBoard(plan, dict.fromkeys(plan.stages, "done"))
-    driver = {"pid": 0, "host": "none", "epoch": 1, "state": "finished"}
-    picture = snapshot(
-        plan.campaign,
-        driver=driver,
-        started="",
-        board=board,
-        running={},
-        failed={},
-        held={},
-        time_left_s=None,
-    )
-    write_snapshot(layout, picture)
+    write_snapshot(layout, finished_picture(plan, board))
     store = Store.open(layout.store, campaign=plan.campaign, create=True)
     rng = np.random.default_rng(1)
     from campaign_noop import noise  # type: ignore[import-not-found]  # on the path by `install_plugin`

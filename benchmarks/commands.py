@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from ruamel.yaml import YAML
@@ -23,6 +23,7 @@ from campaign.execution.commit import MANIFEST_FORMAT
 from campaign.layout import Layout
 
 if TYPE_CHECKING:
+    from campaign.execution.snapshot import RunBoard
     from campaign.runs import Plan
 
 SMALL = Path(__file__).parent.parent / "specs" / "small.yaml"
@@ -118,10 +119,26 @@ def fill_store(plan: "Plan", layout: Layout) -> None:
         store.flush()
 
 
+def finished_picture(plan: "Plan", board: "RunBoard") -> dict[str, Any]:
+    """Snapshot of a driver that has finished."""
+    from campaign.execution.snapshot import snapshot
+
+    return snapshot(
+        plan.campaign,
+        driver={"pid": 0, "host": "none", "epoch": 1, "state": "finished"},
+        started="",
+        board=board,
+        running={},
+        failed={},
+        held={},
+        time_left_s=None,
+    )
+
+
 def fill(spec_path: Path, root: Path) -> None:
     """Leave plan, ledger and snapshot as a driver does that has finished."""
     from campaign.cli.directory import claim_directory
-    from campaign.execution.snapshot import RunBoard, snapshot, write_snapshot
+    from campaign.execution.snapshot import RunBoard, write_snapshot
     from campaign.ledger import Holder, Ledger
     from campaign.plan_file import save_plan
     from campaign.spec import load_spec
@@ -144,17 +161,7 @@ def fill(spec_path: Path, root: Path) -> None:
     for stage_id in plan.stages:
         layout.stage(stage_id).mkdir(parents=True)
         (layout.stage(stage_id) / "manifest.json").write_text(MANIFEST)
-    picture = snapshot(
-        plan.campaign,
-        driver={"pid": holder.pid, "host": holder.host, "epoch": 1, "state": "finished"},
-        started=holder.since,
-        board=RunBoard(plan, dict.fromkeys(plan.stages, "done")),
-        running={},
-        failed={},
-        held={},
-        time_left_s=None,
-    )
-    write_snapshot(layout, picture)
+    write_snapshot(layout, finished_picture(plan, RunBoard(plan, dict.fromkeys(plan.stages, "done"))))
     fill_store(plan, layout)
 
 

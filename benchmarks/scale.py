@@ -11,12 +11,12 @@ import json
 import time
 from pathlib import Path
 
-from benchmarks.commands import write_spec
+from benchmarks.commands import finished_picture, write_spec
 from benchmarks.machine import yardstick
 from campaign.engines.base import get_engine
 from campaign.engines.lammps_input import Facts
 from campaign.execution.segments import SEGMENT_S, WORK
-from campaign.execution.snapshot import RunBoard, snapshot, write_snapshot
+from campaign.execution.snapshot import RunBoard, write_snapshot
 from campaign.execution.worker import STARTED
 from campaign.layout import Layout
 from campaign.plan import make_plan
@@ -44,17 +44,7 @@ def seconds_of_picture(directory: Path) -> float:
     layout = Layout(directory)
     began = time.perf_counter()
     for _ in range(5):
-        picture = snapshot(
-            plan.campaign,
-            driver={},
-            started="",
-            board=board,
-            running={},
-            failed={},
-            held={},
-            time_left_s=None,
-        )
-        write_snapshot(layout, picture)
+        write_snapshot(layout, finished_picture(plan, board))
     return (time.perf_counter() - began) / 5
 
 
