@@ -241,31 +241,6 @@ class Soak:
             "drivers": max(item.epoch for item in everything),
         }
 
-    def draw(self, path: Path) -> None:
-        """Draw the attempts in each job over time, and the faults."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(12, 8), layout="constrained")
-        axes = figure.subplots()
-        told = [item for item in attempts(self.layout) if item.started and item.finished]
-        rows = {job: row for row, job in enumerate(sorted({item.job or "" for item in told}, key=int))}
-        origin = min(datetime.fromisoformat(item.started or "") for item in told)
-        for item in told:
-            start = (datetime.fromisoformat(item.started or "") - origin).total_seconds()
-            end = (datetime.fromisoformat(item.finished or "") - origin).total_seconds()
-            colour = "tab:green" if item.state == "done" else "tab:red"
-            axes.barh(rows[item.job or ""], end - start, left=start, color=colour, edgecolor="white")
-        for when, name in self.events:
-            axes.axvline((when - origin).total_seconds(), color="grey", linewidth=0.5)
-            at = ((when - origin).total_seconds(), len(rows) + 1)
-            axes.annotate(name, at, rotation=90, fontsize=6, va="top", ha="right")
-        axes.set_ylim(-1, len(rows) + 1)
-        axes.set(
-            xlabel="time (s)", ylabel="job", title="attempts that were done (green) or lost (red), and faults"
-        )
-        axes.set_yticks(list(rows.values()), list(rows), fontsize=6)
-        figure.savefig(path, dpi=120)
-
 
 def main() -> None:
     """Run a campaign through faults."""
@@ -284,7 +259,6 @@ def main() -> None:
         soak = Soak(directory, conf, arguments.seed, arguments.runs)
         soak.run(arguments.faults, arguments.limit_s)
         figures = soak.check()
-    soak.draw(directory / "timeline.png")
     took_s = round(time.perf_counter() - began)
     print(json.dumps({"seed": arguments.seed, "runs": arguments.runs, "seconds": took_s, **figures}))
 

