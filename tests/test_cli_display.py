@@ -25,6 +25,7 @@ from campaign.compare import PlanReport, RunCounts, StageCounts
 from campaign.errors import FailureClass
 from campaign.execution.lock import DriverLock
 from campaign.execution.requests import read_requests, write_request
+from campaign.execution.snapshot import show_submitted
 from campaign.layout import Layout
 from campaign.plan import CalculationPlan, Plan
 from campaign.results import Campaign
@@ -182,8 +183,33 @@ def test_status_says_whether_a_driver_runs(tmp_path: Path) -> None:
     assert "may be dead" in status(layout, elsewhere | {"updated": long_ago})
     finished = running | {"driver": running["driver"] | {"state": "finished"}, "updated": long_ago}
     assert "finished 5 min ago" in status(layout, finished)
-    over = running | {"driver": running["driver"] | {"state": "handed over"}, "updated": long_ago}
-    assert "handed over 5 min ago: the next driver's job goes on" in status(layout, over)
+
+
+def test_status_and_watch_know_of_a_driver_that_is_to_come(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    layout = make_campaign(tmp_path, plan, {})
+    layout.jobs.mkdir()
+    layout.driver_job.write_text(json.dumps({"job": "12", "site": "gpu", "campaign": plan.campaign}))
+    show_submitted(layout, plan.campaign, "gpu")
+    follows = "its driver is job 12 on gpu"
+    with captured() as text:
+        inspection.show_status(layout, as_json=False)
+    for part in ("submitted 0 s ago", follows, "squeue -j 12", "8 runs: 8 pending"):
+        assert part in text.getvalue()
+    view = watch.View(layout)
+    view.picture()
+    assert view.goes_on
+    picture = snapshot(plan, states={"nemd": "ddpppppp"})
+    dead = picture["driver"] | {"host": "another", "job": "11"}
+    long_ago = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    for driver in (dead | {"state": "handed over"}, dead):  # in the second case its node failed
+        assert follows in status(layout, picture | {"driver": driver, "updated": long_ago})
+    assert follows not in status(layout, picture | {"driver": dead | {"state": "finished"}})
+    layout.driver_job.unlink()
+    assert "to go on: campaign run" in status(layout, picture | {"driver": dead, "updated": long_ago})
+    status(layout, picture)
+    show_submitted(layout, plan.campaign, "gpu")  # keeps what is known of the runs
+    assert json.loads(layout.status.read_text())["states"] == {"nemd": "ddpppppp"}
 
 
 def test_watch_shows_states_speeds_failures_and_results_so_far(tmp_path: Path) -> None:

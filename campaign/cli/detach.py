@@ -12,6 +12,7 @@ from campaign.errors import BusyError, ExitCode, ResourceError
 from campaign.layout import Layout, write_atomic
 
 if TYPE_CHECKING:
+    from campaign.runs import Plan
     from campaign.site import NamedSite
 
 HOLD_ON_S = 300.0
@@ -42,16 +43,20 @@ def refuse_if_driven(site: "NamedSite", layout: Layout, campaign: str) -> None:
         )
 
 
-def start_driver_job(site: "NamedSite", layout: Layout, campaign: str, spec_text: str) -> int:
+def start_driver_job(site: "NamedSite", layout: Layout, plan: "Plan", spec_text: str) -> int:
     """Submit a driver's job and say how to follow it."""
     from campaign.execution.detached import DriverJobs
     from campaign.execution.requests import read_requests
+    from campaign.execution.snapshot import show_submitted
+    from campaign.plan_file import save_plan
 
     write_atomic(layout.spec, spec_text)
+    save_plan(plan, layout.plan)
     for request in read_requests(layout):
         if request.kind != "retry":  # to start says the opposite
             request.path.unlink(missing_ok=True)
-    job_id = DriverJobs(site, layout, campaign).submit()
+    job_id = DriverJobs(site, layout, plan.campaign).submit()
+    show_submitted(layout, plan.campaign, site.argument)
     err.print(f"its driver is job {job_id} on {site.name}; it goes on without you", markup=False)
     for command in ("status", "watch", "stop"):
         err.print(f"  campaign {command} {layout.root}", markup=False)
@@ -105,6 +110,8 @@ def drive(root: Path, site_name: str) -> int:
             write_request(layout, "stop", {})  # for a successor, should SLURM not take it from the queue
     finally:
         succession.end(needed=follows)
+        if not follows:
+            layout.driver_job.unlink(missing_ok=True)
     if result is None or result.interrupted:
         return ExitCode.INTERRUPTED
     conclude(layout, held=result.held, as_json=False)

@@ -15,13 +15,16 @@ from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, ren
 from campaign.cli.text import ago, duration, folded, jobs_line, plural, remedy, run_again
 from campaign.cli.why import show_why
 from campaign.errors import LedgerError
-from campaign.execution.requests import DRIVING, SILENT_S, age_s, driver_is_alive, driver_job
+from campaign.execution.requests import (
+    DRIVING,
+    SILENT_S,
+    age_s,
+    driver_is_alive,
+    driver_is_awaited,
+    driver_job,
+)
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
-
-HANDED_OVER = "handed over"
-FOLLOWS_WITHIN_S = 24 * 3600.0
-"""A driver that should have followed by now was not put into the queue, or waits there for very long."""
 
 __all__ = ["driver_line", "read_snapshot", "show_status", "show_why"]
 
@@ -36,13 +39,8 @@ def read_snapshot(layout: Layout) -> dict[str, Any]:
     """
     snapshot = read_status(layout.status)
     if snapshot is None:
-        job = driver_job(layout)
         raise LedgerError(
-            "this campaign was never run" if job is None else "its driver has not begun",
-            where=str(layout.root),
-            hint="start it with `campaign run SPEC`"
-            if job is None
-            else f"it is job {job['job']} on {job['site']}: squeue -j {job['job']}",
+            "this campaign was never run", where=str(layout.root), hint="start it with `campaign run SPEC`"
         )
     return snapshot
 
@@ -52,11 +50,15 @@ def driver_line(layout: Layout, snapshot: dict[str, Any], *, alive: bool) -> str
     driver = snapshot["driver"]
     age = age_s(snapshot)
     go_on = f"\nto go on: {run_again(layout)}"
+    job = driver_job(layout)
+    if job is not None and driver_is_awaited(layout, snapshot):
+        go_on = (
+            f"\nits driver is job {job['job']} on {job['site']}, and begins when the queue lets it: "
+            f"squeue -j {job['job']}"
+        )
     if driver["state"] not in DRIVING:
         if alive:
             return "a driver is starting"
-        if driver["state"] == HANDED_OVER and age < FOLLOWS_WITHIN_S:
-            return f"handed over {ago(age)}: the next driver's job goes on, as soon as the queue lets it"
         return f"{driver['state']} {ago(age)}" + ("" if driver["state"] == "finished" else go_on)
     who = f"driver {driver['pid']} on {driver['host']}"
     here = driver["host"] == socket.gethostname()

@@ -152,6 +152,7 @@ def _cancel_driver_jobs(layout: Layout) -> list[str]:
     found = jobs.ids
     for job_id in found:
         jobs.cancel(job_id)
+    layout.driver_job.unlink(missing_ok=True)
     return found
 
 

@@ -102,8 +102,9 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
         err.print(folded(news(report), err.width, "  "), markup=False)
 
     if options.detach and site is not None:
-        return start_driver_job(site, layout, plan.campaign, spec.text)
+        return start_driver_job(site, layout, plan, spec.text)
 
+    layout.driver_job.unlink(missing_ok=True)
     # Imported late: Dask takes a second, which no error of a spec should wait for.
     from campaign.execution.driver import run_campaign
 

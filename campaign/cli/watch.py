@@ -14,10 +14,10 @@ from rich.text import Text
 
 from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, make_grid, render
-from campaign.cli.inspection import HANDED_OVER, driver_line, read_snapshot
+from campaign.cli.inspection import driver_line, read_snapshot
 from campaign.cli.progress import Names, panel
 from campaign.cli.text import folded, plural
-from campaign.execution.requests import driver_is_alive
+from campaign.execution.requests import driver_is_alive, driver_is_awaited
 from campaign.layout import Layout
 from campaign.plan_file import load_plan
 from campaign.runs import Plan
@@ -81,7 +81,7 @@ class View:
         """Look at it now."""
         snapshot, plan, width = read_snapshot(self._layout), self._read_plan(), out.width
         alive = driver_is_alive(self._layout)
-        self.goes_on = alive or snapshot["driver"]["state"] == HANDED_OVER
+        self.goes_on = alive or driver_is_awaited(self._layout, snapshot)
         parts: list[RenderableType] = [
             Text(f"{plan.campaign} in {self._layout.root}", style="bold"),
             Text(driver_line(self._layout, snapshot, alive=alive)),

@@ -31,6 +31,9 @@ SETTLED_S = 20.0
 
 ASK_AGAIN_S = 30.0
 
+LOOK_EVERY_S = 300.0
+"""A successor that somebody took from the queue is missed after so long."""
+
 
 @dataclass(frozen=True)
 class DriverJobs:
@@ -120,6 +123,8 @@ class Succession:
         self._jobs = jobs
         self._own = own
         self._successor: str | None = None
+        self._is_let = False
+        self._look_at = 0.0
         self._over = threading.Event()
         walltime_s = jobs.site.site.resources[jobs.resource].walltime_s
         self._let_start_at = time.monotonic() + walltime_s - lead_s(walltime_s)
@@ -138,16 +143,27 @@ class Succession:
             self._jobs.cancel(self._successor)
 
     def _run(self) -> None:
-        is_let = False
         self._over.wait(SETTLED_S)
-        while not (self._over.is_set() or is_let):
+        while not self._over.is_set():
             try:
-                if self._successor is None:
-                    self._successor = self._jobs.submit(after=self._own)
-                    logger.info("job %s follows this driver", self._successor)
-                elif time.monotonic() > self._let_start_at:
-                    self._jobs.let_start(self._successor)
-                    is_let = True
+                self._care(time.monotonic())
             except ResourceError as error:
                 logger.warning("this driver's successor: %s", error)
             self._over.wait(ASK_AGAIN_S)
+
+    def _care(self, now: float) -> None:
+        """Submit a successor where there is none, see whether it is still there, let it start in time."""
+        if self._successor is not None and now > self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            if self._successor not in self._jobs.ids:
+                logger.warning("job %s, which was to follow, is gone", self._successor)
+                self._successor = None
+        may_start = now > self._let_start_at
+        if self._successor is None:
+            self._successor = self._jobs.submit(after=None if may_start else self._own)
+            self._is_let = may_start
+            self._look_at = now + LOOK_EVERY_S
+            logger.info("job %s follows this driver", self._successor)
+        elif may_start and not self._is_let:
+            self._jobs.let_start(self._successor)
+            self._is_let = True

@@ -6,6 +6,7 @@ It can die at any moment. What is committed on disk stays; what was in flight is
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
 from campaign.execution.looks import Looks
 from campaign.execution.place import Place
-from campaign.execution.requests import read_requests
+from campaign.execution.requests import HANDED_OVER, read_requests
 from campaign.execution.result_rows import ResultRows
 from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
 from campaign.execution.segments import SEGMENT_S, work_of
@@ -431,7 +432,7 @@ class _Driver:
     # What others see
 
     def _show(self, state: str) -> None:
-        done = state in {"stopped", "finished", "handed over"}
+        done = state in {"stopped", "finished", HANDED_OVER}
         flights = [] if done else self._flights()
         picture = snapshot(
             self._plan.campaign,
@@ -441,6 +442,7 @@ class _Driver:
                 "epoch": self._ledger.epoch,
                 "state": state,
                 "site": None if self._where.site is None else self._where.site.argument,
+                "job": os.environ.get("SLURM_JOB_ID"),
             },
             started=self._holder.since,
             board=self._board,

@@ -21,6 +21,13 @@ from campaign.plan_file import read_status
 DRIVING = {"running", "stopping"}
 """States in a snapshot of a driver that is at work."""
 
+SUBMITTED, HANDED_OVER = "submitted", "handed over"
+AWAITED = {SUBMITTED, HANDED_OVER}
+"""States in a snapshot after which a driver in a job is to begin."""
+
+FOLLOWS_WITHIN_S = 24 * 3600.0
+"""A driver that should have followed by now was not put into the queue, or waits there for very long."""
+
 SILENT_S = 30.0
 """A driver on another host whose picture is older than this may be dead."""
 
@@ -75,8 +82,19 @@ def driver_is_alive(layout: Layout) -> bool:
     return snapshot["driver"]["host"] != socket.gethostname() and age_s(snapshot) <= SILENT_S
 
 
+def driver_is_awaited(layout: Layout, snapshot: Mapping[str, Any]) -> bool:
+    """Whether a driver's job was submitted that has not begun to drive: the first, or that of a successor."""
+    job, driver = driver_job(layout), snapshot["driver"]
+    if job is None or age_s(snapshot) > FOLLOWS_WITHIN_S:
+        return False
+    return driver["state"] in AWAITED or (driver["state"] in DRIVING and driver.get("job") != job["job"])
+
+
 def driver_job(layout: Layout) -> dict[str, str] | None:
-    """Tell the last ``job`` that was submitted for a driver, its ``site`` and the ``campaign``, if any."""
+    """Tell the last ``job`` that was submitted for a driver, its ``site`` and the ``campaign``.
+
+    None where the last driver has ended its work, or is in no job.
+    """
     try:
         found: dict[str, str] = json.loads(layout.driver_job.read_text())
     except FileNotFoundError:

@@ -7,9 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from campaign.execution.dispatch import Flight
+from campaign.execution.requests import SUBMITTED
 from campaign.layout import Layout, write_atomic
 from campaign.ledger import Attempt, State, utc_now
 from campaign.plan import Plan, Run
+from campaign.plan_file import read_status
 
 SNAPSHOT_FORMAT = 1
 FEW_RUNS = 3
@@ -145,6 +147,18 @@ def snapshot(
         "cluster": dict(cluster or {}),
         "time_left_s": time_left_s,
     }
+
+
+def show_submitted(layout: Layout, campaign: str, site: str) -> None:
+    """Show that a driver's job waits: the last picture, or one of nothing, without the last driver.
+
+    Only for who has made sure that no driver is at work.
+    """
+    nothing = {"format": SNAPSHOT_FORMAT, "campaign": campaign, "counts": {}, "states": {}, "failed": {}}
+    last = read_status(layout.status) or {**nothing, "held": []}
+    driver = {"pid": None, "host": None, "epoch": None, "state": SUBMITTED, "site": site, "job": None}
+    idle = {"driver": driver, "updated": utc_now(), "running": {}, "cluster": {}, "time_left_s": None}
+    write_snapshot(layout, {**last, **idle})
 
 
 def write_snapshot(layout: Layout, snapshot: Mapping[str, Any]) -> None:
