@@ -7,6 +7,7 @@ Data goes to stdout, progress and messages to stderr. Heavy modules are imported
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -321,6 +322,11 @@ def report(directory: DirectoryArgument = None) -> None:
     It shows what there is so far.
     """
     layout = campaign_layout(directory)
+    if layout.report.exists():
+        from campaign.cli.text import ago
+
+        age_s = time.time() - layout.report.stat().st_mtime
+        err.print(f"the last one is of {ago(age_s)}; writing it anew ...", markup=False)
     from campaign.report import write_report
 
     with _writing(layout.report):
