@@ -28,6 +28,9 @@ DEFAULT = "default"
 STAGE_KINDS: tuple[str, ...] = get_args(StageKind)
 
 MIN_WALLTIME_S = 60
+MIN_DRIVER_WALLTIME_S = 240
+"""A driver hands over up to 3 minutes before its walltime, and nobody follows one that dies at once."""
+
 MEMORY_STEP = 2.0
 """After each end for want of memory a stage asks for so many times as much."""
 
@@ -260,6 +263,9 @@ def _check_names(site: Site, problems: Problems) -> None:
     if site.driver is not None and site.driver not in known:
         hint = did_you_mean(site.driver, known)
         problems.add(("driver",), f"there is no resource {site.driver!r}", hint=hint)
+    elif site.driver is not None and site.resources[site.driver].walltime_s < MIN_DRIVER_WALLTIME_S:
+        message = f"a driver needs a walltime of {MIN_DRIVER_WALLTIME_S // 60} min or more, better of days"
+        problems.add(("resources", site.driver, "walltime"), message)
     if DEFAULT not in site.stages:
         problems.add(("stages",), "stages needs a default", hint="such as default: gpu", key=True)
     for name in site.engines:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -25,6 +26,7 @@ from campaign.compare import PlanReport, RunCounts, StageCounts
 from campaign.errors import FailureClass
 from campaign.execution.lock import DriverLock
 from campaign.execution.requests import read_requests, write_request
+from campaign.execution.slurm import JobState
 from campaign.execution.snapshot import show_submitted
 from campaign.layout import Layout
 from campaign.plan import CalculationPlan, Plan
@@ -194,11 +196,28 @@ def test_status_and_watch_know_of_a_driver_that_is_to_come(tmp_path: Path) -> No
     follows = "its driver is job 12 on gpu"
     with captured() as text:
         inspection.show_status(layout, as_json=False)
-    for part in ("submitted 0 s ago", follows, "squeue -j 12", "8 runs: 8 pending"):
+    for part in ("submitted 0 s ago", follows, "8 runs: 8 pending"):
         assert part in text.getvalue()
     view = watch.View(layout)
     view.picture()
     assert view.goes_on
+    for state, said in (
+        (JobState("PENDING", "Priority"), f"{follows}, which waits (Priority)\n"),
+        (JobState("PENDING", "PartitionTimeLimit"), "never will begin"),
+        (JobState("RUNNING"), "about to begin"),
+        (JobState("CANCELLED"), "to go on: campaign run"),
+        (None, "to go on: campaign run"),
+    ):
+        states = {} if state is None else {"12": state}
+        with (
+            captured() as text,
+            patch("campaign.execution.slurm.states_of_jobs", lambda timeout_s, states=states: states),
+            patch(
+                "campaign.site.find_site", lambda name: SimpleNamespace(site=SimpleNamespace(environment={}))
+            ),
+        ):
+            inspection.show_status(layout, as_json=False)
+        assert said in text.getvalue()
     picture = snapshot(plan, states={"nemd": "ddpppppp"})
     dead = picture["driver"] | {"host": "another", "job": "11"}
     long_ago = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()

@@ -322,11 +322,12 @@ def report(directory: DirectoryArgument = None) -> None:
     It shows what there is so far.
     """
     layout = campaign_layout(directory)
+    last = ""
     if layout.report.exists():
         from campaign.cli.text import ago
 
-        age_s = time.time() - layout.report.stat().st_mtime
-        err.print(f"the last one is of {ago(age_s)}; writing it anew ...", markup=False)
+        last = f"; the last one is of {ago(time.time() - layout.report.stat().st_mtime)}"
+    err.print(f"writing {layout.report} of what there is now{last}", markup=False)
     from campaign.report import write_report
 
     with _writing(layout.report):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from campaign.cli.app import err
 from campaign.cli.notify import notifier
-from campaign.errors import BusyError, ExitCode, ResourceError
+from campaign.errors import BusyError, CampaignError, ExitCode
+from campaign.execution.requests import driver_job
 from campaign.layout import Layout, write_atomic
 
 if TYPE_CHECKING:
@@ -21,23 +22,30 @@ HOLD_ON_S = 300.0
 _TRY_AGAIN_S = 1.0
 
 
-def refuse_if_driven(site: "NamedSite", layout: Layout, campaign: str) -> None:
+def refuse_if_driven(site: "NamedSite | None", layout: Layout, campaign: str) -> None:
     """Refuse a second driver where the first one has a job, running or in the queue.
+
+    ``site`` is where the second one would be; the first may be elsewhere, as its last job tells.
 
     Raises
     ------
     BusyError
         There is such a job.
     """
+    told = driver_job(layout)
+    if told is None and (site is None or site.site.driver is None):
+        return
     from campaign.execution.detached import DriverJobs
+    from campaign.site import find_site
 
     try:
-        ids = DriverJobs(site, layout, campaign).ids
-    except ResourceError:  # nobody can say; lock and lease decide
+        site = site if told is None else find_site(told["site"])
+        ids = [] if site is None else DriverJobs(site, layout, campaign).ids
+    except CampaignError:  # nobody can say; lock and lease decide
         return
     if ids:
         raise BusyError(
-            f"the driver of this campaign is job {', '.join(ids)} on {site.name}",
+            f"the driver of this campaign is job {', '.join(ids)} on {site.name if site else 'a cluster'}",
             where=str(layout.root),
             hint="`campaign status` shows what it does, `campaign stop` ends it",
         )
@@ -112,6 +120,8 @@ def drive(root: Path, site_name: str) -> int:
         succession.end(needed=follows)
         if not follows:
             layout.driver_job.unlink(missing_ok=True)
+    if follows:
+        return ExitCode.OK  # SLURM would call the job failed
     if result is None or result.interrupted:
         return ExitCode.INTERRUPTED
     conclude(layout, held=result.held, as_json=False)

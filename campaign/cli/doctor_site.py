@@ -17,9 +17,8 @@ from campaign.cli.doctor import Finding, checked, tell
 from campaign.cli.text import plural
 from campaign.errors import ResourceError
 from campaign.execution import probe, probing
-from campaign.execution.job_scripts import site_environment
 from campaign.execution.schedule import SHORT_KINDS
-from campaign.execution.slurm import ask
+from campaign.execution.slurm import ask, site_environment
 from campaign.site import DEFAULT, NamedSite, Resource, Site, find_site
 
 MOST_SKEW_S = 5.0

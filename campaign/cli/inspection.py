@@ -12,6 +12,7 @@ from rich.text import Text
 
 from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, render
+from campaign.cli.queued import queue_line
 from campaign.cli.text import ago, duration, folded, jobs_line, plural, remedy, run_again
 from campaign.cli.why import show_why
 from campaign.errors import LedgerError
@@ -20,8 +21,6 @@ from campaign.execution.requests import (
     SILENT_S,
     age_s,
     driver_is_alive,
-    driver_is_awaited,
-    driver_job,
 )
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
@@ -45,17 +44,14 @@ def read_snapshot(layout: Layout) -> dict[str, Any]:
     return snapshot
 
 
-def driver_line(layout: Layout, snapshot: dict[str, Any], *, alive: bool) -> str:
-    """Who drives the campaign, or how and when the last driver ended; ``alive``: one does."""
+def driver_line(layout: Layout, snapshot: dict[str, Any], *, alive: bool, queued: str) -> str:
+    """Who drives the campaign, or how and when the last driver ended.
+
+    ``alive``: one does; ``queued``: what is known of one that is to begin (`campaign.cli.queued`).
+    """
     driver = snapshot["driver"]
     age = age_s(snapshot)
-    go_on = f"\nto go on: {run_again(layout)}"
-    job = driver_job(layout)
-    if job is not None and driver_is_awaited(layout, snapshot):
-        go_on = (
-            f"\nits driver is job {job['job']} on {job['site']}, and begins when the queue lets it: "
-            f"squeue -j {job['job']}"
-        )
+    go_on = f"\n{queued}" if queued else f"\nto go on: {run_again(layout)}"
     if driver["state"] not in DRIVING:
         if alive:
             return "a driver is starting"
@@ -78,11 +74,12 @@ def show_status(layout: Layout, *, as_json: bool) -> None:
         sys.stdout.write("\n")
         return
     alive = driver_is_alive(layout)
+    queued = "" if alive else queue_line(layout, snapshot)
     driver = snapshot["driver"]
     elsewhere = driver["host"] != socket.gethostname() and driver["state"] in DRIVING
     plan = load_plan(layout.plan)
     out.print(f"{plan.campaign} in {layout.root}", style="bold", markup=False)
-    out.print(driver_line(layout, snapshot, alive=alive), markup=False)
+    out.print(driver_line(layout, snapshot, alive=alive, queued=queued), markup=False)
     jobs = jobs_line(snapshot)
     if jobs and (alive or elsewhere):
         out.print(folded(jobs, out.width, "  "), markup=False)

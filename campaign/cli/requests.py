@@ -6,7 +6,7 @@ from typing import Any
 
 from campaign.cli.app import err
 from campaign.cli.inspection import read_snapshot
-from campaign.cli.text import held_because, plural, run_again
+from campaign.cli.text import ago, held_because, plural, run_again
 from campaign.document import did_you_mean
 from campaign.errors import BusyError, FailureClass, LedgerError, SpecError
 from campaign.layout import Layout
@@ -30,7 +30,7 @@ def request_retry(layout: Layout, what: list[str]) -> None:
     SpecError
         A selector names nothing that there is.
     """
-    from campaign.execution.requests import driver_is_alive, write_request
+    from campaign.execution.requests import age_s, driver_is_alive, driver_is_awaited, write_request
 
     snapshot = read_snapshot(layout)
     plan = load_plan(layout.plan)
@@ -50,10 +50,13 @@ def request_retry(layout: Layout, what: list[str]) -> None:
     if chosen:
         runs = failed.number_of_runs(chosen)
         err.print(
-            f"asked for {plural(len(chosen), 'failed stage')} of {plural(runs, 'run')} to be tried again",
+            f"asked for {plural(len(chosen), 'failed stage')} of {plural(runs, 'run')} to be tried again, "
+            f"as of {ago(age_s(snapshot))}",
             markup=False,
         )
-    if not driver_is_alive(layout):
+    if driver_is_awaited(layout, snapshot):
+        err.print("its driver does that when it begins", markup=False)
+    elif not driver_is_alive(layout):
         err.print(f"next: {run_again(layout)}", markup=False)
 
 

@@ -77,8 +77,7 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     layout = Layout(campaign_root(spec.campaign, directory, site))
     plan, stages = plan_or_reuse(spec, layout.plan, allow_large=options.yes)
     check_directory(layout, plan.campaign)
-    if site is not None and site.site.driver is not None:
-        refuse_if_driven(site, layout, plan.campaign)
+    refuse_if_driven(site, layout, plan.campaign)
     if layout.lock.exists():
         with DriverLock(layout.lock):  # refused before anything is said; the driver takes it again
             pass

@@ -98,15 +98,16 @@ def remedy(layout: Layout, failure_class: str, what: str) -> tuple[str, str]:
         advice = (
             f"the same settings fail again; {FUTILE[FailureClass(failure_class)]} in your spec, then run it"
         )
-        return advice, f"campaign run SPEC --dir {layout.root}"
+        return advice, run_again(layout, "SPEC")
     again = f"campaign retry '{what}' --dir {layout.root}"
     return "try again", again if driver_is_alive(layout) else f"{again} && {run_again(layout)}"
 
 
-def run_again(layout: Layout) -> str:
-    """Command that goes on with a campaign where its last driver ran it."""
+def run_again(layout: Layout, spec: str | None = None) -> str:
+    """Command that goes on with a campaign, or with another spec for it, where its last driver ran it."""
     site = ((read_status(layout.status) or {}).get("driver") or {}).get("site")
-    return f"campaign run {layout.spec} --dir {layout.root}" + (f" --site {site}" if site else "")
+    where = f" --site {site}" if site else ""
+    return f"campaign run {spec or layout.spec} --dir {layout.root}{where}"
 
 
 def held_because(held: Iterable[str], condition: str) -> str:

@@ -16,13 +16,15 @@ from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, make_grid, render
 from campaign.cli.inspection import driver_line, read_snapshot
 from campaign.cli.progress import Names, panel
+from campaign.cli.queued import queue_line
 from campaign.cli.text import folded, plural
-from campaign.execution.requests import driver_is_alive, driver_is_awaited
+from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import load_plan
 from campaign.runs import Plan
 
 LOOK_EVERY_S = 1.0
+ASK_QUEUE_EVERY_S = 30.0
 ESTIMATE_SHARE = 0.1
 """Share of the time that may go into reading results: 10^5 runs take seconds."""
 
@@ -76,15 +78,18 @@ class View:
         self._estimates = Estimates(layout)
         self._plan: Plan | None = None
         self._planned = 0
+        self._queued = ""
+        self._ask_queue_at = 0.0
 
     def picture(self) -> RenderableType:
         """Look at it now."""
         snapshot, plan, width = read_snapshot(self._layout), self._read_plan(), out.width
         alive = driver_is_alive(self._layout)
-        self.goes_on = alive or driver_is_awaited(self._layout, snapshot)
+        queued = "" if alive else self._queue(snapshot)
+        self.goes_on = alive or bool(queued)
         parts: list[RenderableType] = [
             Text(f"{plan.campaign} in {self._layout.root}", style="bold"),
-            Text(driver_line(self._layout, snapshot, alive=alive)),
+            Text(driver_line(self._layout, snapshot, alive=alive, queued=queued)),
             panel(snapshot, Names(plan), width) if alive else Text(""),
         ]
         for calculation in plan.calculations:
@@ -94,6 +99,13 @@ class View:
                 parts += [Text(calculation.name, style="bold"), *grid]
         parts += [Text(LEGEND, style="dim"), *_failures(snapshot, width)]
         return Group(*parts, Text(self._estimates.text()))
+
+    def _queue(self, snapshot: dict[str, Any]) -> str:
+        """Tell of a driver that is to begin; SLURM is asked seldom."""
+        if time.monotonic() >= self._ask_queue_at:
+            self._queued = queue_line(self._layout, snapshot)
+            self._ask_queue_at = time.monotonic() + ASK_QUEUE_EVERY_S
+        return self._queued
 
     def _read_plan(self) -> Plan:
         written = self._layout.plan.stat().st_mtime_ns

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from campaign.cli.app import out
-from campaign.cli.text import duration, folded, held_because, plural, remedy, run_again, with_error
+from campaign.cli.text import ago, duration, folded, held_because, plural, remedy, run_again, with_error
 from campaign.errors import FailureClass, SpecError
-from campaign.execution.requests import driver_is_alive
+from campaign.execution.requests import age_s, driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 from campaign.runs import CalculationPlan, Plan, Run
@@ -45,6 +45,9 @@ def show_why(layout: Layout, text: str, *, as_json: bool) -> None:
         sys.stdout.write("\n")
         return
     out.print(run.id, style="bold", markup=False)
+    snapshot = read_status(layout.status)
+    if snapshot is not None:
+        out.print(f"as of {ago(age_s(snapshot))}", style="dim")
     if result is not None:
         _print_result(result)
     out.print("\nsettings", style="bold")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from campaign.errors import ResourceError
 from campaign.execution.cluster import Kind
-from campaign.execution.job_scripts import job_prefix, job_script, site_environment
-from campaign.execution.slurm import ask, jobs_named
+from campaign.execution.job_scripts import job_prefix, job_script
+from campaign.execution.slurm import ask, jobs_named, site_environment
 from campaign.layout import Layout, write_atomic
 from campaign.site import NamedSite
 

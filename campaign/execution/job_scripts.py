@@ -1,14 +1,12 @@
 """What SLURM is asked for: names, options and scripts of jobs, and how their class submits itself."""
 
-import contextlib
 import math
-import os
 import shlex
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -116,21 +114,6 @@ def job_script(
         job = job_class()(None, f"{name}-1", protocol="tls://", security=security, command=command, **options)
     script: str = job.job_script().replace(elsewhere, str(log_directory))
     return script
-
-
-@contextlib.contextmanager
-def site_environment(site: Site) -> Iterator[None]:
-    """Give SLURM's commands the variables of the site."""
-    before = {name: os.environ.get(name) for name in site.environment}
-    os.environ.update(site.environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def import_jobqueue() -> Any:

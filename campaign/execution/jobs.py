@@ -30,9 +30,8 @@ from campaign.execution.job_scripts import (
     job_class,
     job_options,
     job_prefix,
-    site_environment,
 )
-from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing
+from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing, site_environment
 from campaign.layout import Layout
 from campaign.site import NamedSite
 

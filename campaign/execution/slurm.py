@@ -5,14 +5,17 @@ that does not answer must not hold up the driver.
 """
 
 import logging
+import os
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from campaign.errors import FailureClass, ResourceError
+from campaign.site import Site
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +129,21 @@ def ask(argv: Sequence[str], *, timeout_s: float = ANSWER_S) -> str:
     return done.stdout
 
 
+@contextmanager
+def site_environment(site: Site) -> Iterator[None]:
+    """Give SLURM's commands the variables of the site."""
+    before = {name: os.environ.get(name) for name in site.environment}
+    os.environ.update(site.environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 _FORMAT = "%i|%T|%r|%N"
 
 
@@ -155,9 +173,10 @@ def seconds_of_limit(text: str) -> float | None:
     return whole * 86400.0 + sum(part * 60.0**power for power, part in enumerate(reversed(parts)))
 
 
-def states_of_jobs() -> dict[str, JobState]:
+def states_of_jobs(*, timeout_s: float = ANSWER_S) -> dict[str, JobState]:
     """States of this user's jobs by id, also of those that ended some minutes ago."""
-    return dict(parse_squeue(ask(("squeue", "--me", "-h", "-t", "all", "-o", _FORMAT))))
+    argv = ("squeue", "--me", "-h", "-t", "all", "-o", _FORMAT)
+    return dict(parse_squeue(ask(argv, timeout_s=timeout_s)))
 
 
 def jobs_named(prefix: str) -> list[tuple[str, str]]:

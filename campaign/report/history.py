@@ -68,13 +68,12 @@ class History:
 
 @dataclass(frozen=True)
 class _Bars:
-    """Attempts as bars: slot (row), begin and end in s since the epoch, and what became of them."""
+    """Attempts as bars: place and lane in it, begin and end in s since the epoch, what became of them."""
 
-    rows: "array[int]"
+    lanes: list[tuple[str, int]]
     begins: "array[float]"
     ends: "array[float]"
     outcomes: list[str]
-    places: list[str]
     runs_done: list[float]
 
 
@@ -86,7 +85,7 @@ def read_history(layout: Layout, plan: Plan) -> History | None:
             bars, failures, number = _read(ledger, plan)
     except LedgerError:
         return None
-    if not bars.rows:
+    if not bars.lanes:
         return None
     lives = [(_seconds(driver.since), _seconds(driver.heartbeat)) for driver in drivers]
     with mpl.rc_context(STYLE):
@@ -97,19 +96,22 @@ def read_history(layout: Layout, plan: Plan) -> History | None:
 def _read(ledger: Ledger, plan: Plan) -> tuple[_Bars, list[Failure], int]:
     """Go through all attempts once; of those that went well only numbers are kept."""
     runs_of = Counter(run.result_stage for run in plan.runs)
-    bars = _Bars(array("l"), array("d"), array("d"), [], [], [])
-    rows: dict[tuple[str, str], int] = {}
+    bars = _Bars([], array("d"), array("d"), [], [])
+    lanes: dict[tuple[str, str], int] = {}
+    busy_until: dict[str, list[float]] = {}
     failures: list[Failure] = []
     number, now = 0, datetime.now(UTC).timestamp()
     for kind, attempt in ledger.history():
         place = f"job {attempt.job}" if attempt.job else attempt.host or "never begun"
-        row = rows.setdefault((place, attempt.slot), len(rows))
-        if row == len(bars.places):
-            bars.places.append(place)
         end = now if attempt.finished is None else _seconds(attempt.finished)
+        begin = min(end, _seconds(attempt.started or attempt.submitted))
         outcome = _outcome(attempt.state, attempt.failure_class)
-        bars.rows.append(row)
-        bars.begins.append(min(end, _seconds(attempt.started or attempt.submitted)))
+        if (place, attempt.slot) not in lanes:
+            lanes[place, attempt.slot] = _free_lane(busy_until.setdefault(place, []), begin)
+        lane = lanes[place, attempt.slot]
+        busy_until[place][lane] = max(busy_until[place][lane], end)
+        bars.lanes.append((place, lane))
+        bars.begins.append(begin)
         bars.ends.append(end)
         bars.outcomes.append(outcome)
         if outcome == DONE:
@@ -121,6 +123,15 @@ def _read(ledger: Ledger, plan: Plan) -> tuple[_Bars, list[Failure], int]:
                 stage = f"{kind} {attempt.stage_id[:8]}"
                 failures.append(Failure(ended, stage, outcome, place, attempt.message or ""))
     return bars, failures, number
+
+
+def _free_lane(busy_until: list[float], begin: float) -> int:
+    """Lane of a new slot: one that is over, for a job has a new slot after each driver, or one more."""
+    for lane, until in enumerate(busy_until):
+        if until <= begin:
+            return lane
+    busy_until.append(begin)
+    return len(busy_until) - 1
 
 
 def _outcome(state: str, failure_class: str | None) -> str:
@@ -138,7 +149,9 @@ def _draw(bars: _Bars, lives: list[tuple[float, float]]) -> Picture:
     origin = min(begins.min(), *(since for since, _ in lives))
     span = max(ends.max(), *(until for _, until in lives)) - origin
     unit, per = next((pair for pair in _UNITS if span / pair[1] <= _LONGEST), _UNITS[-1])
-    n_rows = len(bars.places)
+    places = _places(bars.lanes)
+    row_of = {lane: row for row, lane in enumerate(places)}
+    n_rows = len(places)
     height = min(_MAX_HEIGHT, 0.3 + 0.14 * n_rows)
     figure = Figure(figsize=(WIDTH, height + 2.4), layout="constrained")
     above, axes, below = figure.subplots(3, 1, sharex=True, height_ratios=[0.35, max(height, 0.6), 1.0])
@@ -148,14 +161,18 @@ def _draw(bars: _Bars, lives: list[tuple[float, float]]) -> Picture:
     above.set_yticks([0.5], ["drivers"])
     # As one picture where they are many: each bar is an element of the page otherwise.
     many = len(begins) > _MANY_BARS
-    left, right, rows = (begins - origin) / per, (ends - origin) / per, np.asarray(bars.rows)
+    left, right, rows = (
+        (begins - origin) / per,
+        (ends - origin) / per,
+        np.array([row_of[lane] for lane in bars.lanes]),
+    )
     for name, colour, members in _by_outcome(bars.outcomes):
         corners = _rectangles(left[members], right[members], rows[members])
         collection = PolyCollection(corners, facecolor=colour, edgecolor=colour, lw=0.6, rasterized=many)
         collection.set_label(name)
         axes.add_collection(collection)
     axes.set_ylim(n_rows, 0)
-    _name_places(axes, bars.places)
+    _name_places(axes, [place for place, _ in places])
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=5, handlelength=1)
     done = (np.sort(bars.runs_done) - origin) / per
     times, counts = [0, *done, span / per], [*range(len(done) + 1), len(done)]
@@ -177,6 +194,14 @@ def _rectangles(left: Floats, right: Floats, rows: NDArray[np.int64]) -> Any:
     x = np.stack([left, left, right, right], axis=1)
     y = np.stack([rows + 0.1, rows + 0.9, rows + 0.9, rows + 0.1], axis=1)
     return np.stack([x, y], axis=2)
+
+
+def _places(lanes: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Rows of the picture: lanes of each place together, places in the order of their first attempts."""
+    most: dict[str, int] = {}
+    for place, lane in lanes:
+        most[place] = max(lane + 1, most.get(place, 0))
+    return [(place, lane) for place, number in most.items() for lane in range(number)]
 
 
 def _by_outcome(outcomes: list[str]) -> list[tuple[str, str, Any]]:
