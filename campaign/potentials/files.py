@@ -71,6 +71,15 @@ def file_hashes(potential: Potential) -> dict[str, str]:
     return hashes
 
 
+def differing_files(potential: Potential) -> tuple[str, ...]:
+    """Names of its files that are not those which it was described with; errors as `potential_files`.
+
+    That is no error: their hashes enter the identity of what is computed with them.
+    """
+    found = file_hashes(potential)
+    return tuple(name for name, sha256 in potential.files.items() if sha256 and found[name] != sha256)
+
+
 @lru_cache(maxsize=8)
 def _folders(variable: str) -> tuple[Path, ...]:
     folders = [Path(part) for part in variable.split(os.pathsep) if part]

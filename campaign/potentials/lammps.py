@@ -98,7 +98,7 @@ def lammps_model(potential: Potential, layers: Sequence[Sequence[Species]]) -> L
 
     check_layers(potential, [[species.element for species in layer] for layer in layers])
     if not potential.layer_terms:
-        raise InputError(f"{potential.name} has no lines for LAMMPS")
+        raise InputError(f"{potential.name} has no lines for LAMMPS of its own")
     classes = min(LAYER_CLASSES, len(layers))
     present = {AtomType(*species, k % classes) for k, layer in enumerate(layers) for species in layer}
     types = tuple(sorted(present, key=lambda kind: (kind.layer_class, kind.element, kind.sublayer)))

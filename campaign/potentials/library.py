@@ -9,12 +9,13 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from campaign.errors import ResourceError, SpecError
 from campaign.layout import write_atomic
+from campaign.potentials.builtin import BUILTIN
 from campaign.potentials.potential import Potential
 from campaign.quantities import Positive, Settings
 
@@ -64,7 +65,7 @@ def model_folder(name: str) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Check that a name can be that of a folder, and of an axis value.
+    """Check that a name can be that of a folder, and is not that of another potential.
 
     Raises
     ------
@@ -76,6 +77,8 @@ def check_name(name: str) -> None:
             f"{name!r} is no name for a potential",
             hint="use letters, digits and . _ + -, 64 at most, the first one a letter or a digit",
         )
+    if name in BUILTIN:
+        raise SpecError(f"{name!r} is the name of a potential of LAMMPS", hint="choose another one")
 
 
 def read_elements(path: Path) -> tuple[str, ...]:
@@ -104,14 +107,7 @@ def read_elements(path: Path) -> tuple[str, ...]:
 
 
 def add_nep(
-    path: Path,
-    name: str,
-    lattice_constants_A: Mapping[str, float],
-    *,
-    replace: bool = False,
-    monolayers_only: bool = False,
-    citations: tuple[str, ...] = (),
-    source: str | None = None,
+    path: Path, name: str, lattice_constants_A: Mapping[str, float], *, replace: bool = False, **more: Any
 ) -> Potential:
     """Put a NEP model into the library.
 
@@ -123,8 +119,8 @@ def add_nep(
         The model's own lattice constant of each material.
     replace
         Accept another model in place of one of this name.
-    monolayers_only
-        It was trained on single layers.
+    more
+        Further fields of `ModelFacts`, such as ``monolayers_only``.
 
     Raises
     ------
@@ -133,26 +129,29 @@ def add_nep(
     ResourceError
         The file cannot be read, or is no NEP.
     """
-    check_name(name)
     elements = read_elements(path)
-    data = path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
+    facts = ModelFacts(
+        elements=elements, sha256=file_sha256(path), lattice_constants_A=dict(lattice_constants_A), **more
+    )
+    return add_model(path, name, facts, replace=replace)
+
+
+def add_model(path: Path, name: str, facts: ModelFacts, *, replace: bool = False) -> Potential:
+    """Put a file into the library with all that is known about it; see `add_nep`."""
+    check_name(name)
     folder = model_folder(name)
     there = folder / NEP_FILE
-    if not replace and there.is_file() and hashlib.sha256(there.read_bytes()).hexdigest() != sha256:
+    if not replace and there.is_file() and file_sha256(there) != facts.sha256:
         raise SpecError(f"another model is called {name!r}", hint="choose another name, or --replace it")
-    facts = ModelFacts(
-        elements=elements,
-        sha256=sha256,
-        lattice_constants_A=dict(lattice_constants_A),
-        monolayers_only=monolayers_only,
-        citations=citations,
-        **({} if source is None else {"source": source}),
-    )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(there, data)
+    write_atomic(there, path.read_bytes())
     write_atomic(folder / FACTS_FILE, facts.model_dump_json(indent=1) + "\n")
     return own_potential(name)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def own_names() -> tuple[str, ...]:
@@ -186,8 +185,13 @@ def _read(path: Path, size: int, mtime_ns: int) -> Potential:  # noqa: ARG001 - 
         raise ResourceError(
             f"not a potential: {reason}", where=str(path), hint="`campaign potentials add` writes it anew"
         ) from error
+    return described(path.parent.name, facts)
+
+
+def described(name: str, facts: ModelFacts) -> Potential:
+    """Potential of a NEP model with these facts."""
     return Potential(
-        name=path.parent.name,
+        name=name,
         description="neuroevolution potential (NEP)" + (", single layers" if facts.monolayers_only else ""),
         elements=facts.elements,
         citations=("Fan, Zeng, Zhang et al., Phys. Rev. B 104, 104309 (2021)", *facts.citations),

@@ -7,6 +7,7 @@ from campaign.errors import ResourceError, SpecError
 from campaign.potentials.builtin import BUILTIN
 from campaign.potentials.library import own_names, own_potential
 from campaign.potentials.potential import Potential
+from campaign.potentials.published import PUBLISHED
 
 
 def potential_names() -> tuple[str, ...]:
@@ -35,6 +36,8 @@ def get_potential(name: str) -> Potential:
         name.lower().replace("_", "-").replace("+", "-"), known, n=1, cutoff=0.5
     )
     hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(known)}"
+    if name in PUBLISHED:
+        hint = f"`campaign potentials fetch {name}` gets it"
     raise SpecError(f"unknown potential {name!r}", where="potential", hint=hint)
 
 
