@@ -53,7 +53,7 @@ def server() -> Iterator[Server]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     behaviour.url = f"http://127.0.0.1:{http.server_port}/nep.txt"
-    thread = threading.Thread(target=http.serve_forever)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield behaviour
     http.shutdown()

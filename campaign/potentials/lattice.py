@@ -57,8 +57,8 @@ def relaxed_lattice_constant(path: Path, material: str) -> float | None:
     cell, positions = atoms.cell.array.copy(), atoms.positions.copy()
     middle_A = positions[:, 2].mean()
 
-    def energy_eV(scales: np.ndarray) -> float:
-        """Energy with lengths in the plane, and the thickness of a dichalcogenide, scaled."""
+    def energy(scales: np.ndarray) -> float:
+        """Energy in eV with lengths in the plane, and the thickness of a dichalcogenide, scaled."""
         stretch = np.array([scales[0], scales[0], scales[-1]])
         atoms.set_cell(cell * [scales[0], scales[0], 1])
         atoms.positions = (positions - [0, 0, middle_A]) * stretch + [0, 0, middle_A]
@@ -66,7 +66,7 @@ def relaxed_lattice_constant(path: Path, material: str) -> float | None:
 
     flat = np.ptp(positions[:, 2]) < 1e-9
     found = minimize(
-        energy_eV, [1.0] if flat else [1.0, 1.0], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9}
+        energy, [1.0] if flat else [1.0, 1.0], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9}
     )
     if not found.success or abs(found.x[0] - 1) > MAX_CHANGE:
         return None
