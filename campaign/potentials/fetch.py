@@ -66,7 +66,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke"
     text = " ".join(str(error).split())
-    return text.removesuffix('"))').rpartition(": ")[2] if isinstance(error, requests.ConnectionError) else text
+    return (
+        text.removesuffix('"))').rpartition(": ")[2] if isinstance(error, requests.ConnectionError) else text
+    )
 
 
 def _other_file(model: PublishedModel, address: str, elsewhere: str) -> ResourceError:
