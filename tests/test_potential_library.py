@@ -123,6 +123,12 @@ def test_lammps_has_no_lines_of_its_own_for_a_model(model: Path) -> None:
         lammps_model(add_nep(model, "mine", {}), [[Species("C")]])
 
 
+def test_half_a_model_is_told(model: Path) -> None:
+    pytest.importorskip("calorine", reason="calorine (the extra nep) is not installed")
+    with pytest.raises(ResourceError, match=r"mine\.nep\.txt: not a NEP model"):
+        relaxed_lattice_constant(model, "graphene")
+
+
 @needs_reference
 @pytest.mark.parametrize("published", PUBLISHED.values(), ids=PUBLISHED)
 def test_lattice_constants_of_the_published_models(published: PublishedModel) -> None:

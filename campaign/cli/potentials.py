@@ -10,17 +10,10 @@ from typing import Any
 from campaign.cli.app import err, out
 from campaign.cli.text import fits, folded, make_table
 from campaign.errors import CampaignError, ResourceError, SpecError
-from campaign.potentials import Potential, get_potential, potential_files, potential_names
+from campaign.potentials import Potential, add_nep, get_potential, potential_files, potential_names
 from campaign.potentials.files import differing_files
 from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_constant
-from campaign.potentials.library import (
-    ModelFacts,
-    add_model,
-    described,
-    file_sha256,
-    library,
-    read_elements,
-)
+from campaign.potentials.library import add_model, described, file_sha256, library, read_elements
 from campaign.potentials.published import PUBLISHED
 
 INDENT = " " * 4
@@ -69,8 +62,9 @@ def show_potential(name: str, *, as_json: bool) -> None:
     else:
         potential = get_potential(name)
         state = _state(potential)
+    record = _record(potential, state)
     if as_json:
-        _dump(_record(potential, state))
+        _dump(record)
         return
     constants = potential.lattice_constants_A
     lines = {
@@ -87,13 +81,17 @@ def show_potential(name: str, *, as_json: bool) -> None:
     for title, text in lines.items():
         out.print(folded(f"  {title}: {text}", out.width, INDENT), markup=False)
     for file, sha256 in potential.files.items():
-        out.print(f"  {file}: SHA-256 {sha256 or 'not noted'}", markup=False)
+        out.print(f"  {file}: SHA-256 {sha256}", markup=False)
+        if file in record["paths"]:
+            out.print(f"{INDENT}{record['paths'][file]}", markup=False)
 
 
 def add_file(
     path: Path, name: str | None, lattice: Sequence[str], *, monolayers: bool, replace: bool
 ) -> None:
-    """Put a NEP model into the library; its lattice constants are given, or found by relaxing monolayers.
+    """Put a NEP model into the library.
+
+    Its lattice constants are given, or known as it was published, or found by relaxing monolayers.
 
     Raises
     ------
@@ -106,16 +104,15 @@ def add_file(
     elements = read_elements(path)
     sha256 = file_sha256(path)
     known = next((model for model in PUBLISHED.values() if model.sha256 == sha256), None)
-    if known is not None and not given:
-        facts = known.facts()
-    else:
+    own = name or (_name_of(path) if known is None else known.name)
+    if known is None:
         constants = given or _relaxed(path, elements)
-        source = str(path.resolve())
-        facts = ModelFacts(elements=elements, sha256=sha256, lattice_constants_A=constants, source=source)
-    if monolayers:
-        facts = facts.model_copy(update={"monolayers_only": True})
-    own = name or (known.name if known is not None else _name_of(path))
-    potential = add_model(path, own, facts, replace=replace)
+        potential = add_nep(path, own, constants, replace=replace, monolayers_only=monolayers)
+    else:
+        facts = known.facts()
+        constants = given or facts.lattice_constants_A
+        facts = facts.model_copy(update={"lattice_constants_A": constants})
+        potential = add_model(path, own, facts, replace=replace)
     out.print(_added(potential), markup=False)
 
 

@@ -6,10 +6,13 @@ from typing import Any
 from campaign.errors import ResourceError, SpecError
 from campaign.potentials.library import add_model, library
 from campaign.potentials.potential import Potential
-from campaign.potentials.published import PUBLISHED, PublishedModel
+from campaign.potentials.published import PUBLISHED
 
 RETRIES = 2
 _TIMEOUT_S = 30
+_FINAL = (401, 403, 404, 410)
+"""Answers that will not change when the same is asked again."""
+
 _CHUNK_BYTES = 4096
 """What is lost of a connection that breaks, at most."""
 
@@ -53,7 +56,8 @@ def fetch(name: str, url: str | None = None) -> Potential:
         hint = f"try again, it goes on where it stopped; or {elsewhere}"
         raise ResourceError(f"cannot be fetched: {_reason(error)}", where=address, hint=hint) from error
     except ValueError as error:
-        raise _other_file(model, address, elsewhere) from error
+        message = f"has another file than {model.name}, whose SHA-256 is {model.sha256}"
+        raise ResourceError(message, where=address, hint=elsewhere) from error
     potential = add_model(path, name, model.facts())
     path.unlink()
     return potential
@@ -66,15 +70,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke"
     text = " ".join(str(error).split())
-    return (
-        text.removesuffix('"))').rpartition(": ")[2] if isinstance(error, requests.ConnectionError) else text
-    )
-
-
-def _other_file(model: PublishedModel, address: str, elsewhere: str) -> ResourceError:
-    return ResourceError(
-        f"has another file than {model.name}, whose SHA-256 is {model.sha256}", where=address, hint=elsewhere
-    )
+    if isinstance(error, requests.ConnectionError):
+        return text.removesuffix('"))').rpartition(": ")[2]
+    return text
 
 
 class _Resuming:
@@ -93,7 +91,7 @@ class _Resuming:
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
             if answer.status_code == requests.codes.range_not_satisfiable:
                 self._part.unlink()  # it is of another file; the next try begins anew
-            elif 400 <= answer.status_code < 500:
+            elif answer.status_code in _FINAL:
                 raise ResourceError(
                     f"the server says {answer.status_code} {answer.reason}",
                     where=url,
@@ -101,9 +99,8 @@ class _Resuming:
                 )
             answer.raise_for_status()
             # A server that knows no ranges sends all of it again.
-            with self._part.open(
-                "ab" if answer.status_code == requests.codes.partial_content else "wb"
-            ) as file:
+            mode = "ab" if answer.status_code == requests.codes.partial_content else "wb"
+            with self._part.open(mode) as file:
                 for chunk in answer.iter_content(_CHUNK_BYTES):
                     file.write(chunk)
         self._part.replace(output_file)

@@ -77,7 +77,7 @@ def differing_files(potential: Potential) -> tuple[str, ...]:
     That is no error: their hashes enter the identity of what is computed with them.
     """
     found = file_hashes(potential)
-    return tuple(name for name, sha256 in potential.files.items() if sha256 and found[name] != sha256)
+    return tuple(name for name, sha256 in potential.files.items() if found[name] != sha256)
 
 
 @lru_cache(maxsize=8)

@@ -48,12 +48,11 @@ def relaxed_lattice_constant(path: Path, material: str) -> float | None:
     Raises
     ------
     ResourceError
-        No program for NEP on a CPU is installed.
+        No program for NEP on a CPU is installed, or it refuses the model.
     """
     from scipy.optimize import minimize
 
     atoms = _monolayer(material)
-    atoms.calc = _calculator(path)
     cell, positions = atoms.cell.array.copy(), atoms.positions.copy()
     middle_A = positions[:, 2].mean()
 
@@ -64,10 +63,12 @@ def relaxed_lattice_constant(path: Path, material: str) -> float | None:
         atoms.positions = (positions - [0, 0, middle_A]) * stretch + [0, 0, middle_A]
         return float(atoms.get_potential_energy())
 
-    flat = np.ptp(positions[:, 2]) < 1e-9
-    found = minimize(
-        energy, [1.0] if flat else [1.0, 1.0], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9}
-    )
+    start = [1.0] if np.ptp(positions[:, 2]) < 1e-9 else [1.0, 1.0]
+    try:
+        atoms.calc = _calculator(path)
+        found = minimize(energy, start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9})
+    except (OSError, ValueError, RuntimeError) as error:  # what calorine and nep-adapters say of a bad file
+        raise ResourceError(f"not a NEP model: {error}", where=str(path)) from error
     if not found.success or abs(found.x[0] - 1) > MAX_CHANGE:
         return None
     return float(found.x[0] * np.linalg.norm(cell[0]))

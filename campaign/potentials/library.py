@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -42,12 +42,12 @@ class ModelFacts(Settings):
     """
 
     elements: Annotated[tuple[str, ...], Field(min_length=1)]
-    sha256: str = ""
+    sha256: str
     lattice_constants_A: dict[str, Positive]
     monolayers_only: bool = False
     citations: tuple[str, ...] = ()
     notes: str = "As good as what it was trained on."
-    source: str = "a file of yours"
+    source: str
 
 
 def library() -> Path:
@@ -107,7 +107,12 @@ def read_elements(path: Path) -> tuple[str, ...]:
 
 
 def add_nep(
-    path: Path, name: str, lattice_constants_A: Mapping[str, float], *, replace: bool = False, **more: Any
+    path: Path,
+    name: str,
+    lattice_constants_A: Mapping[str, float],
+    *,
+    replace: bool = False,
+    monolayers_only: bool = False,
 ) -> Potential:
     """Put a NEP model into the library.
 
@@ -119,8 +124,8 @@ def add_nep(
         The model's own lattice constant of each material.
     replace
         Accept another model in place of one of this name.
-    more
-        Further fields of `ModelFacts`, such as ``monolayers_only``.
+    monolayers_only
+        It was trained on single layers.
 
     Raises
     ------
@@ -129,15 +134,18 @@ def add_nep(
     ResourceError
         The file cannot be read, or is no NEP.
     """
-    elements = read_elements(path)
     facts = ModelFacts(
-        elements=elements, sha256=file_sha256(path), lattice_constants_A=dict(lattice_constants_A), **more
+        elements=read_elements(path),
+        sha256=file_sha256(path),
+        lattice_constants_A=dict(lattice_constants_A),
+        monolayers_only=monolayers_only,
+        source=str(path.resolve()),
     )
     return add_model(path, name, facts, replace=replace)
 
 
 def add_model(path: Path, name: str, facts: ModelFacts, *, replace: bool = False) -> Potential:
-    """Put a file into the library with all that is known about it; see `add_nep`."""
+    """Put a model of which more is known into the library; otherwise as `add_nep`."""
     check_name(name)
     folder = model_folder(name)
     there = folder / NEP_FILE
