@@ -216,7 +216,7 @@ def _validate_model(settings: NemdSettings, engine: str) -> None:
     unknown = sorted({side.material for side in sides} - set(potential.lattice_constants_A))
     if unknown:
         raise SpecError(
-            f"the lattice constant of {', '.join(unknown)} in {potential.name} is not known",
+            f"{potential.name} has no lattice constant of {', '.join(unknown)}",
             where="potential",
             hint=f"`campaign potentials add` it again with --lattice {unknown[0]}=ANGSTROM",
         )
