@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulation, Workload
-from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_elements, write_data_file
+from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_species, write_data_file
 from campaign.engines.lammps_output import read_failure, read_output, read_progress
 from campaign.engines.lammps_script import make_script, segment_end
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
@@ -81,7 +81,7 @@ class LammpsEngine:
         atoms = read_structure(workload.inputs["structure"])
         potential = get_potential(workload.simulation.potential)
         potential_files(potential)  # a missing file is better found now than by LAMMPS
-        model = lammps_model(potential, layer_elements(atoms))
+        model = lammps_model(potential, layer_species(atoms))
         state = workload.inputs.get("state")
         script, facts = make_script(
             workload.simulation,
