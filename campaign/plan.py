@@ -144,6 +144,7 @@ class _Planner:
         self._name = name
         self._where: Path_ = ("calculations", name)
         self._calculation = spec.calculations[name]
+        self._materials = spec.materials
         self._protocol = base.get_protocol(self._calculation.protocol)
         self._schema = self._protocol.settings.model_json_schema()
         self._axes = axes
@@ -211,6 +212,7 @@ class _Planner:
         from pydantic import ValidationError
 
         from campaign.spec import validation_problems
+        from campaign.structures.materials import with_definitions
 
         values: dict[str, Any] = {}
         places: dict[str, Path_] = {}
@@ -226,7 +228,7 @@ class _Planner:
                 if name != SEED
             ]
         faults.start(labels)
-        data = _merged(self._calculation.settings, values)
+        data = with_definitions(_merged(self._calculation.settings, values), self._materials)
         try:
             settings = self._protocol.settings.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
