@@ -6,6 +6,7 @@ A condition is what the runs of all seeds share. The data of a plan, and reading
 import hashlib
 import json
 from array import array
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from campaign.runs import (
     RunTable,
     StageSummary,
     StageTable,
+    StructureRow,
     flattened,
 )
 
@@ -52,6 +54,7 @@ __all__ = [
     "RunTable",
     "StageSummary",
     "StageTable",
+    "StructureRow",
     "make_plan",
 ]
 
@@ -199,7 +202,19 @@ class _Planner:
                 Group(own, dict(self._protocol.labels(one)))
                 for own, one in zip(groups, settings.values(), strict=True)
             ),
+            structures=self._structures(settings, Counter(key for key, _ in chosen)),
         )
+
+    def _structures(
+        self, settings: "Mapping[tuple[int, ...], Settings]", runs: Mapping[tuple[int, ...], int]
+    ) -> tuple[StructureRow, ...]:
+        """Structures that differ, in the order of their first condition, with the number of their runs."""
+        found: dict[tuple[tuple[str, Any], ...], int] = {}
+        for key, one in settings.items():
+            facts = tuple(self._protocol.structure(one).items())
+            if facts:
+                found[facts] = found.get(facts, 0) + runs[key]
+        return tuple(StructureRow(**dict(facts), runs=count) for facts, count in found.items())
 
     def _maker(self, settings: "Settings") -> Any:
         engine = self._calculation.engine

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation, Step, Thermalise
 from campaign.engines.timeline import number_of_steps
@@ -109,6 +109,10 @@ class NemdProtocol:
     def labels(self, settings: NemdSettings) -> Mapping[str, str]:
         """``pair``: upper and lower material, such as ``graphene/hbn``."""
         return {"pair": f"{settings.structure.upper.name}/{settings.structure.lower.name}"}
+
+    def structure(self, settings: NemdSettings) -> Mapping[str, Any]:
+        """Materials, atoms, cell, strain and twist of the structure as it will be built."""
+        return _structure(settings.structure, settings.potential)
 
     def checks(self, result: "xr.Dataset") -> tuple[Check, ...]:
         """Gates and flags, as the reduction judged them."""
@@ -220,6 +224,28 @@ def _build(structure: MultilayerSettings, potential: str) -> Stage:
         version=BUILDER_VERSION,
         atoms=number_of_atoms(settings.structure),
     )
+
+
+@lru_cache(maxsize=4096)
+def _structure(structure: MultilayerSettings, potential: str) -> Mapping[str, Any]:
+    facts = realised(build_settings(structure, potential))
+    x, y, _ = facts.cell_A.diagonal().tolist()
+    strains = {
+        f"strain_{side}_{axis}": getattr(facts.strain[side], axis)
+        for side in ("lower", "upper")
+        for axis in "xy"
+    }
+    return {
+        "lower": structure.lower.name,
+        "upper": structure.upper.name,
+        "lower_layers": structure.lower.layers,
+        "upper_layers": structure.upper.layers,
+        "atoms": facts.number_of_atoms,
+        "cell_x_A": x,
+        "cell_y_A": y,
+        **strains,
+        "twist_deg": facts.twist_deg,
+    }
 
 
 def _build_result(settings: BuildSettings) -> "xr.Dataset":
