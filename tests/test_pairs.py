@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
+from ase import Atoms
 from pydantic import ValidationError
 
 from campaign.errors import SpecError
@@ -14,6 +16,7 @@ from campaign.plan import make_plan
 from campaign.potentials import Potential
 from campaign.protocols import nemd, nemd_settings
 from campaign.protocols.base import read_result
+from campaign.protocols.nemd_geometry import final_geometry
 from campaign.protocols.nemd_settings import NemdSettings
 from campaign.spec import json_schema, load_spec
 from campaign.structures.blocks import LayerBlock, Match, MultilayerSettings
@@ -301,6 +304,32 @@ def test_cells_are_given_once() -> None:
 
 
 # --- NEMD of all pairs ---
+
+
+def final_series(atoms: Atoms) -> xr.Dataset:
+    return xr.Dataset(
+        {
+            "final_position": (("atom", "direction"), atoms.positions),
+            "layer": ("atom", atoms.arrays["layer"]),
+            "atomic_number": ("atom", atoms.numbers),
+            "cell_length": ("direction", atoms.cell.array.diagonal()),
+        }
+    )
+
+
+@pytest.mark.parametrize("element", ["Mo", "S"])
+def test_a_broken_bond_of_a_dichalcogenide_is_seen(element: str) -> None:
+    atoms = build(settings_of(pair("graphene/mos2", 2, 2)))
+    whole = final_geometry(final_series(atoms), (1, 2), label="moire", named=False)
+    assert whole.shortest_bond == pytest.approx(2.41 / 2.59, abs=0.02)
+    assert whole.longest_bond == pytest.approx(0.947, abs=0.02)
+    assert whole.stacking == "moire"
+    assert np.isnan(whole.fractions).all()
+    assert all(check.passed for check in whole.checks("moire"))
+    atoms.positions[np.flatnonzero(atoms.symbols == element)[-1], 2] += 1.6
+    broken = final_geometry(final_series(atoms), (1, 2), label="moire", named=False)
+    assert [check.name for check in broken.checks("moire") if not check.passed] == ["bond_long"]
+
 
 EVERYTHING = Potential(
     name="everything",

@@ -135,7 +135,12 @@ def build_settings(structure: MultilayerSettings, potential: str) -> BuildSettin
     own = get_potential(potential).lattice_constants_A
     blocks = (structure.lower, structure.upper)
     constants = {block.name: own.get(block.name, block.definition.lattice_constant_A) for block in blocks}
-    return BuildSettings.of(structure, constants)
+    return _build_settings(structure, tuple(constants.items()))
+
+
+@lru_cache(maxsize=1024)
+def _build_settings(structure: MultilayerSettings, constants: tuple[tuple[str, float], ...]) -> BuildSettings:
+    return BuildSettings.of(structure, dict(constants))
 
 
 def validate(settings: NemdSettings, engine: str) -> None:
@@ -236,15 +241,15 @@ def _validate_model(settings: NemdSettings, engine: str) -> None:
         raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
     build = build_settings(settings.structure, settings.potential)
     check_strain(build)
-    _validate_cell(build, "structure.match.repeat" if settings.structure.match else "structure.lower.cells")
+    _validate_cell(build, matched=settings.structure.match is not None)
 
 
-def _validate_cell(build: BuildSettings, where: str) -> None:
+def _validate_cell(build: BuildSettings, *, matched: bool) -> None:
     for side, block in (("lower", build.structure.lower), ("upper", build.structure.upper)):
         if not is_orthogonal(block.whole):
             raise SpecError(
                 f"the cell of {block.name} is not orthogonal",
-                where="structure.match.orthogonal" if "match" in where else f"structure.{side}.supercell",
+                where="structure.match.orthogonal" if matched else f"structure.{side}.supercell",
                 hint="NEMD is done in orthogonal cells",
             )
     for axis, length_A in zip("xy", realised(build).cell_A.diagonal(), strict=False):
@@ -252,7 +257,7 @@ def _validate_cell(build: BuildSettings, where: str) -> None:
             raise SpecError(
                 f"the cell is {length_A:.2f} A long along {axis}, less than {MIN_CELL_A:g} A: "
                 "an atom would be bonded to two periodic images of the same neighbour",
-                where=where,
+                where="structure.match.repeat" if matched else "structure.lower.cells",
                 hint="more cells are needed",
             )
 
