@@ -160,8 +160,8 @@ def stacking_note(ensemble: Ensemble) -> str:
     note = f"Stacking of most of the interface at the end, by number of runs: {counts}."
     if set(found) != {"moire"}:
         note += (
-            " AA, AB and ABp are the three stackings of graphene on h-BN (ABp has the lowest energy); DW (domain "
-            "wall) is what is none of the three."
+            " AA, AB and ABp are the three stackings of graphene on h-BN (ABp has the lowest energy); DW "
+            "(domain wall) is what is none of the three."
         )
     flags = ensemble.table["flags"].values.astype(str)[done] if "flags" in ensemble.table else np.array([])
     slid = sum("stacking_kept" in text.split(", ") for text in flags.tolist())
