@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from campaign.errors import SpecError
 from campaign.plan import make_plan
+from campaign.plan_file import load_plan, save_plan
 from campaign.potentials import Potential
 from campaign.protocols import nemd, nemd_settings
 from campaign.protocols.base import read_result
@@ -21,7 +22,7 @@ from campaign.protocols.nemd_settings import NemdSettings
 from campaign.spec import json_schema, load_spec
 from campaign.structures.blocks import LayerBlock, Match, MultilayerSettings
 from campaign.structures.io import read_structure, write_structure
-from campaign.structures.layers import build, realised
+from campaign.structures.layers import build, check_strain, realised
 from campaign.structures.materials import MATERIALS, Material
 from campaign.structures.sites import Stacking
 from campaign.structures.stack import stack_of_one
@@ -146,7 +147,7 @@ def test_pairs_are_built_whole(name: str) -> None:
     settings = settings_of(pair(name, 2, 3))
     facts, atoms = realised(settings), build(settings)
     assert len(atoms) == facts.number_of_atoms
-    assert facts.orthogonal
+    assert facts.cell_A[1, 0] == 0
     assert np.allclose(atoms.cell.array, facts.cell_A)
     for side, block in (("lower", settings.structure.lower), ("upper", settings.structure.upper)):
         strain = facts.strain[side]
@@ -230,6 +231,28 @@ def test_a_twisted_bilayer_is_turned_by_its_twist() -> None:
         assert np.ptp(turned) < 1e-6
         angles.append(turned[0])
     assert (angles[1] - angles[0]) % 120 == pytest.approx(21.7868, abs=1e-3)
+
+
+def test_strain_of_a_sheared_layer_is_its_largest_in_any_direction() -> None:
+    """Against the singular values of the deformation; small strain, so to second order."""
+    structure = pair(
+        "graphene/hbn",
+        match=None,
+        lower=LayerBlock(material="hbn", layers=1, supercell=((30, 0), (0, 30))),
+        upper=LayerBlock(material="graphene", layers=1, supercell=((30, 0), (1, 30))),
+        cell_from="upper",
+        max_strain=0.03,
+    )
+    settings = settings_of(structure)
+    facts = realised(settings)
+    own = LATTICE_CONSTANTS_A["hbn"] * 30 * np.array([[1, 0], [0.5, math.sqrt(3) / 2]])
+    deformation = np.linalg.solve(own, facts.cell_A[:2, :2])
+    stretches = np.linalg.svd(deformation, compute_uv=False) - 1
+    assert abs(facts.strain["lower"].largest) == pytest.approx(abs(stretches).max(), abs=3e-4)
+    assert len(build(settings)) == 4 * 900
+    strict = settings_of(structure.model_copy(update={"max_strain": 0.01}))
+    with pytest.raises(SpecError, match=r"hbn \(supercell .* is strained by -2\.\d+%, more than 1\.00%"):
+        check_strain(strict)
 
 
 def test_a_shift_moves_the_upper_block_only() -> None:
@@ -423,6 +446,8 @@ def test_own_materials_enter_the_identity_of_what_uses_them(everything: Any, tmp
         plan, _ = make_plan(load_spec(path))
         rows = plan.calculation("nemd").structures
         assert [(row.upper, row.lower, row.runs) for row in rows] == [("mote2", "hbn", 1), ("mos2", "hbn", 1)]
+        save_plan(plan, tmp_path / "plan.json")
+        assert load_plan(tmp_path / "plan.json").calculation("nemd").structures == rows
         for run in plan.runs:
             builds[str(run.labels["material"])].append(run.stages[0])
     assert len(set(builds["mote2"])) == 2

@@ -23,6 +23,9 @@ PAPER_GRAPHENE_LATTICE_CONSTANT_A = 1.42 * math.sqrt(3)
 EXACT_TWIST_DEG = 0.005
 """An angle in a spec is meant to its second digit: commensurate cells have angles of their own."""
 
+MAX_MATCH_ATOMS = 200_000
+"""The search for a cell takes seconds with as many; twisted h-BN at 0.385 degrees has 87,724."""
+
 Twist = Annotated[float, Field(ge=-60, le=60)]
 
 
@@ -102,7 +105,7 @@ class Match(Settings):
         How often the cell that is found is repeated along its two vectors.
     """
 
-    max_atoms: Count = 400
+    max_atoms: Annotated[int, Field(ge=1, le=MAX_MATCH_ATOMS)] = 400
     twist_deg: Twist | tuple[Twist, Twist] = 0.0
     orthogonal: bool = True
     repeat: tuple[Count, Count] = (1, 1)
@@ -200,11 +203,6 @@ class MultilayerSettings(Settings):
 def blocks_of_layers(structure: MultilayerSettings) -> list[LayerBlock]:
     """Block of each layer, bottom to top."""
     return [structure.lower] * structure.lower.layers + [structure.upper] * structure.upper.layers
-
-
-def layer_count(structure: MultilayerSettings) -> int:
-    """Return the number of layers of both materials."""
-    return structure.lower.layers + structure.upper.layers
 
 
 def interface_layers(structure: MultilayerSettings) -> tuple[int, int]:

@@ -23,7 +23,6 @@ from campaign.structures.blocks import (
     blocks_of_layers,
     interface_layers,
     layer_atoms,
-    layer_count,
     layer_elements,
     number_of_atoms,
 )
@@ -47,7 +46,6 @@ __all__ = [
     "check_strain",
     "interface_layers",
     "layer_atoms",
-    "layer_count",
     "layer_elements",
     "number_of_atoms",
     "realised",
@@ -139,11 +137,6 @@ class Realised:
     strain: Mapping[str, Strain]
     twist_deg: float
     number_of_atoms: int
-
-    @property
-    def orthogonal(self) -> bool:
-        """Whether the cell is orthogonal."""
-        return bool(self.cell_A[1, 0] == 0)
 
 
 def realised(settings: BuildSettings) -> Realised:

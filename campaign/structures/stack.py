@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from campaign.errors import SpecError
 from campaign.structures.materials import Material
 from campaign.structures.sites import REFERENCE, Sites, Stacking, next_layer, planes, stackings
-from campaign.structures.supercells import Supercell, cell_matrix, determinant, site_lattice
+from campaign.structures.supercells import Supercell, cell_matrix, site_lattice
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -141,8 +141,3 @@ def stack_of_one(
         cell,
         periodic_z=vacuum_A is None,
     )
-
-
-def atoms_of_layer(material: Material, supercell: Supercell, repeat: tuple[int, int] = (1, 1)) -> int:
-    """Atoms of one layer."""
-    return material.atoms_per_cell * determinant(supercell) * repeat[0] * repeat[1]
