@@ -139,13 +139,17 @@ def read_compute(path: Path) -> Floats:
     The order of quantities is fixed, whatever was asked for: temperature (K), potential (eV), force, virial,
     jp, jk, momentum; with temperatures two columns follow that tell what source and sink took (eV).
 
+    A last row that is cut short is left out.
+
     Raises
     ------
     TransientError
-        A row is cut short.
+        The file is damaged.
     """
+    text = path.read_text()
+    rows = text[: text.rfind("\n") + 1].splitlines()
     try:
-        return np.loadtxt(path, ndmin=2)
+        return np.loadtxt(rows, ndmin=2) if rows else np.empty((0, 0))
     except ValueError as error:
         raise TransientError(f"damaged: {error}", where=str(path)) from error
 
