@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import campaign
+from campaign.cli.doctor import _engines
 from campaign.engines import gpumd_run
 from campaign.engines.base import STOP_FILE, Engine, Workload, get_engine
 from campaign.engines.gpumd import GpumdEngine
@@ -135,6 +136,15 @@ def test_a_keyword_that_it_lacks_is_found_before_the_run(
     ENGINE.prepare(workload(simulation(THERMALISE, NPT, NVT_STEP), {"structure": built}), tmp_path)
     with pytest.raises(InputError, match=r"refuses 'ensemble heat_lan 300 .*: Invalid ensemble type"):
         ENGINE.prepare(workload(simulation(THERMALISE, HEAT_FLOW), {"structure": built}), tmp_path)
+
+
+def test_doctor_forgives_an_engine_that_nothing_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpumd_run.BINARY_VARIABLE, "/no/such/gpumd")
+    outcomes = {}
+    for needed in ("gpumd", "lammps"):
+        found = {finding.what: finding.ok for finding in _engines(frozenset({needed}))}
+        outcomes[needed] = found["engine gpumd"]
+    assert outcomes == {"gpumd": False, "lammps": None}
 
 
 # What it cannot do.

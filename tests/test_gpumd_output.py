@@ -58,6 +58,9 @@ HEADER = (
 )
 
 
+PROPERTIES = "species:S:1:pos:R:3:mass:R:1:vel:R:3:group:I:2"
+
+
 def thermo(style: str, facts: Facts = FACTS) -> str:
     """Rows of all blocks; row n (from 1) has T = n, a cell of 5 + n/100 by 6 + n/100, pressures 0.1, 0.2."""
     text, n = "", facts.first // facts.frame_steps
@@ -79,8 +82,8 @@ def state_of(directory: Path, facts: Facts, step: int) -> None:
         for n, symbol in enumerate("BNCC")
     )
     lattice = " ".join(f"{number:g}" for number in facts.cell)
-    text = f'4\npbc="T T F" Lattice="{lattice}" Properties=species:S:1\n{rows}'
-    (directory / "restart.xyz").write_text(text)
+    header = f'pbc="T T F" Lattice="{lattice}" Properties={PROPERTIES}'
+    (directory / "restart.xyz").write_text(f"4\n{header}\n{rows}")
     restart = read_restart(directory, facts)
     assert restart is not None
     write_state(directory, facts, restart, step)
@@ -215,6 +218,20 @@ def test_a_restart_file_that_is_not_whole_is_no_checkpoint(tmp_path: Path) -> No
     assert State.read(tmp_path / "state.xyz").step == 16
 
 
+def test_columns_of_a_restart_file_are_told_by_its_header(tmp_path: Path) -> None:
+    """Versions differ: 3.9 says ``triclinic`` instead of ``pbc``, others might add a charge."""
+    rows = "".join(f"C {n} 0 20 12.011 0.5 1e-3 0 0 0 {n // 2}\n" for n in range(4))
+    properties = PROPERTIES.replace("vel", "charge:R:1:vel")
+    header = f'triclinic=F Lattice="5 0 0 0 6 0 0 0 40" Properties={properties}'
+    (tmp_path / "restart.xyz").write_text(f"4\n{header}\n{rows}")
+    restart = read_restart(tmp_path, FACTS)
+    assert restart is not None
+    write_state(tmp_path, FACTS, restart, 16)
+    state = State.read(tmp_path / "state.xyz")
+    assert state.velocities[:, 0].tolist() == [1e-3] * 4
+    assert (state.masses[0], state.layers.tolist()) == (12.011, [0, 0, 1, 1])
+
+
 def test_the_cell_of_a_state_is_exact_where_it_is_known(tmp_path: Path) -> None:
     """Restart files round it to six digits."""
     exact = replace(FLOW, cell=(137.73123456, 0, 0, 0, 238.5623456, 0, 0, 0, 40))
@@ -233,6 +250,10 @@ def test_progress_counts_blocks() -> None:
     assert LogProgress.of(log) == LogProgress(steps=130, in_blocks=100, timed_steps=100, seconds=0.5)
     assert LogProgress.of(log + "    100 steps completed.\n").in_blocks == 200
     assert LogProgress.of("Started running GPUMD.\n").steps == 0
+    # A tenth of 124 is 12: GPUMD tells of 120 steps, and then that the run has ended.
+    log = "Run 124 steps.\n    120 steps completed.\n"
+    assert LogProgress.of(log).in_blocks == 0
+    assert LogProgress.of(log + "Time used for this run = 0.5 second.\n").in_blocks == 124
 
 
 def block(kind: str, text: str) -> str:

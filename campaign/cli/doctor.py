@@ -108,7 +108,7 @@ def _needed_engines(directory: Path | None) -> frozenset[str]:
         return frozenset(ENGINES)
     try:
         classes = load_plan(layout.plan).stages.classes
-    except CampaignError:  # a finding of its own
+    except Exception:  # it has a finding of its own
         return frozenset(ENGINES)
     return frozenset(common.engine for common in classes if common.engine)
 

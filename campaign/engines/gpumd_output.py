@@ -47,8 +47,8 @@ class LogProgress:
                 before, block, done = before + done, int(run), 0
             elif completed:
                 done = int(completed)
-            else:
-                timed, seconds = timed + block, seconds + float(took)
+            else:  # the last line of steps is missing where their number cannot be divided by ten
+                done, timed, seconds = block, timed + block, seconds + float(took)
         return cls(before + done, before + (done if done == block else 0), timed, seconds)
 
 

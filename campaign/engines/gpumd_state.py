@@ -5,7 +5,7 @@ neither its MD step nor the exact cell; both are added here.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,7 @@ from campaign.layout import write_atomic
 
 _LATTICE = re.compile(r'Lattice="([^"]+)"')
 _STEP = re.compile(r"^step=(\d+) ")
-_COLUMNS = 10
-"""Element, position, mass, velocity, and two groups."""
+_PROPERTIES = re.compile(r"Properties=(\S+)")
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,20 @@ class State:
         try:
             with path.open() as file:
                 atoms, header = int(file.readline()), file.readline()
-                numbers = np.loadtxt(file, usecols=range(1, _COLUMNS), ndmin=2)
+                columns = _columns(header)
+                numbers = np.loadtxt(file, usecols=range(1, _width(columns)), ndmin=2)
             symbols = np.loadtxt(path, usecols=0, skiprows=2, dtype=str, ndmin=1)
             step, cell = int(_STEP.match(header)[1]), _cell_of(header)  # type: ignore[index]
-        except (OSError, ValueError, TypeError) as error:
+            positions, masses, velocities, groups = (
+                numbers[:, columns[name].start - 1 : columns[name].stop - 1]
+                for name in ("pos", "mass", "vel", "group")
+            )
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise TransientError(f"not a state of GPUMD: {error}", where=str(path)) from error
         if len(numbers) != atoms:
             raise TransientError(f"has {len(numbers)} of {atoms} atoms", where=str(path))
-        roles, layers = numbers[:, 7:9].astype(np.int64).T
-        return cls(step, cell, symbols, numbers[:, :3], numbers[:, 3], numbers[:, 4:7], roles, layers)
+        roles, layers = groups.astype(np.int64).T
+        return cls(step, cell, symbols, positions, masses[:, 0], velocities, roles, layers)
 
     def write(self, path: Path) -> None:
         """Write ``state.xyz``."""
@@ -82,34 +86,28 @@ def read_restart(directory: Path, facts: Facts) -> str | None:
         text = (directory / RESTART).read_text()
     except FileNotFoundError:
         return None
+    if not text.endswith("\n") or text.count("\n") != facts.atoms + 2:
+        return None
+    header = text.split("\n", 2)[1]
     last = text[text.rfind("\n", 0, -1) + 1 :].split()
-    whole = text.endswith("\n") and text.count("\n") == facts.atoms + 2 and len(last) == _COLUMNS
-    return text if whole else None
+    return text if len(last) == _width(_columns(header)) else None
 
 
 def write_state(directory: Path, facts: Facts, restart: str, step: int) -> None:
     """Make ``state.xyz`` of a whole restart file that was written after ``step`` MD steps of the stage."""
-    _, header, rows = restart.split("\n", 2)
+    atoms, header, rows = restart.split("\n", 2)
     # Six digits of the cell are enough where the barostat moves it; else it is known exactly.
     cell = _cell_of(header).flat if facts.averages_cell else facts.cell
     lattice = " ".join(f"{number:.12g}" for number in cell)
-    write_atomic(directory / STATE, f'{facts.atoms}\nstep={step} Lattice="{lattice}"\n{rows}', durable=False)
+    header = _LATTICE.sub(f'Lattice="{lattice}"', header)
+    write_atomic(directory / STATE, f"{atoms}\nstep={step} {header}\n{rows}", durable=False)
 
 
 def scale_to_average(path: Path, length_x_A: float, length_y_A: float) -> None:
     """Give a state the average cell of its `NpT`; positions are scaled with it."""
     state = State.read(path)
     factor = np.array([length_x_A, length_y_A, state.cell[2, 2]]) / np.diag(state.cell)
-    State(
-        step=state.step,
-        cell=state.cell * factor,
-        symbols=state.symbols,
-        positions=state.positions * factor,
-        masses=state.masses,
-        velocities=state.velocities,
-        roles=state.roles,
-        layers=state.layers,
-    ).write(path)
+    replace(state, cell=state.cell * factor, positions=state.positions * factor).write(path)
 
 
 def _cell_of(header: str) -> Floats:
@@ -118,3 +116,21 @@ def _cell_of(header: str) -> Floats:
         msg = "no Lattice in it"
         raise ValueError(msg)
     return np.array(found[1].split(), dtype=np.float64).reshape(3, 3)
+
+
+def _columns(header: str) -> dict[str, slice]:
+    """Columns of each property, by its name; versions differ in what they write."""
+    found = _PROPERTIES.search(header)
+    if found is None:
+        msg = "no Properties in it"
+        raise ValueError(msg)
+    words = found[1].split(":")
+    columns, start = {}, 0
+    for name, count in zip(words[::3], map(int, words[2::3]), strict=True):
+        columns[name] = slice(start, start + count)
+        start += count
+    return columns
+
+
+def _width(columns: dict[str, slice]) -> int:
+    return max(int(column.stop) for column in columns.values())
