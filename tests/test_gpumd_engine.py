@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from campaign.engines.base import STOP_FILE, Engine, Workload, get_engine
 from campaign.engines.gpumd import GpumdEngine
 from campaign.engines.gpumd_input import Facts
 from campaign.engines.gpumd_state import State
+from campaign.engines.gpus import VISIBLE_VARIABLE, one_gpu
 from campaign.engines.segments import join_segments
 from campaign.errors import (
     CampaignError,
@@ -145,6 +147,24 @@ def test_doctor_forgives_an_engine_that_nothing_needs(monkeypatch: pytest.Monkey
         found = {finding.what: finding.ok for finding in _engines(frozenset({needed}))}
         outcomes[needed] = found["engine gpumd"]
     assert outcomes == {"gpumd": False, "lammps": None}
+
+
+def test_each_process_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv(VISIBLE_VARIABLE, raising=False)
+    gpus = ["0", "1"]
+    with one_gpu(gpus) as first:
+        with one_gpu(gpus) as second:
+            assert [first, second] == [{VISIBLE_VARIABLE: "0"}, {VISIBLE_VARIABLE: "1"}]
+            with one_gpu(gpus) as shared:
+                assert shared[VISIBLE_VARIABLE] in gpus
+        with one_gpu(gpus) as again:
+            assert again == second
+    with one_gpu(["0"]) as alone:
+        assert alone == {}
+    monkeypatch.setenv(VISIBLE_VARIABLE, "0,1")  # somebody has shared them out
+    with one_gpu(gpus) as given:
+        assert given == {}
 
 
 # What it cannot do.

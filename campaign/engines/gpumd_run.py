@@ -22,6 +22,7 @@ from campaign.engines.child import dying_with_parent
 from campaign.engines.gpumd_input import COMPUTE, LOG, STATE, THERMO, Facts
 from campaign.engines.gpumd_output import LogProgress, average_cell
 from campaign.engines.gpumd_state import read_restart, scale_to_average, write_state
+from campaign.engines.gpus import gpus_here, one_gpu
 
 BINARY_VARIABLE = "CAMPAIGN_GPUMD"
 """Names the program; the input holds no path."""
@@ -129,16 +130,18 @@ def main() -> int:
     """Run GPUMD on the input in the present directory; return the exit code."""
     directory = Path.cwd()
     facts = Facts.read(directory)
-    with (directory / LOG).open("wb") as log:
+    # GPUMD uses all GPUs that it sees, and refuses structures that are too short for several.
+    with one_gpu(gpus_here()) as environment, (directory / LOG).open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - the engine's own command, without a shell
             (os.environ[BINARY_VARIABLE],),
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             preexec_fn=dying_with_parent(),  # noqa: PLW1509 - one system call, loaded before
         )
-    watch = _Watch(directory, facts, process)
-    code = watch.wait()
+        watch = _Watch(directory, facts, process)
+        code = watch.wait()
     if code < 0:
         os.kill(os.getpid(), -code)  # it ends as GPUMD did: whoever waits knows what a signal means
     if code == 0 and facts.averages_cell and watch.checkpoint == facts.step_last:
