@@ -313,7 +313,9 @@ def test_failures_have_their_class(
 ) -> None:
     directory = tmp_path / "run"
     steps = 5000 if fault == "truncated:1" else None
-    code = run(workload(simulation(LONG), equilibrated, last=steps), directory, REPLAY_FAULT=fault)
+    style = "windows" if fault == "nan:2" else "new"
+    job = workload(simulation(LONG), equilibrated, last=steps)
+    code = run(job, directory, REPLAY_FAULT=fault, REPLAY_STYLE=style)
     if code == 0:
         with pytest.raises(error, match=said):
             ENGINE.collect(directory)

@@ -273,7 +273,7 @@ def block(kind: str, text: str) -> str:
         (block("Input", "Fixed group ID should < number of groups."), InputError),
         ("Error: cannot open nep.txt\n", ResourceError),
         ("Failed to open thermo.out!\nNo space left on device\n", ResourceError),
-        ("The maximum number of neighbors exceeds 819.\n", PhysicsError),
+        ("The maximum number of neighbors exceeds 819. Please reduce this value.\n", InputError),
         ("The longest direction has less than 5 times of the NEP cutoff per GPU.\n", InputError),
         ("A periodic direction has less than three times of the NEP cutoff.\n", InputError),
         ("This number is nan.\n", PhysicsError),

@@ -46,9 +46,9 @@ _SYMPTOMS = (
         "this number is (inf|nan)", PhysicsError, "a file that it goes on from has a number that is none"
     ),
     _Symptom(
-        "maximum number of neighbors exceeds|too many neighbors",
-        PhysicsError,
-        "atoms collapsed, or the potential is meant for a thinner material",
+        "maximum number of neighbors exceeds",
+        InputError,
+        "the potential's file asks for more than there can be",
     ),
     _Symptom("three times of the .* cutoff", InputError, "more cells are needed"),
     _Symptom(

@@ -11,6 +11,7 @@ One process of GPUMD computes all blocks of a segment: to start one takes second
 a restart file has been rounded. GPUMD ends with this process, and this one with what started it.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -86,7 +87,7 @@ class _Watch:
         self._read += whole
         for row in text[:whole].splitlines():
             if not row.startswith(b"#"):
-                for temperature_K in map(float, row.split()[: self._columns]):
+                for temperature_K in map(_number, row.split()[: self._columns]):
                     if not temperature_K <= self._facts.limit_K:  # also where it is no number
                         return (
                             f"a temperature of {temperature_K:g} K in {self._series.name}, "
@@ -124,6 +125,13 @@ class _Watch:
         ended_block = self.checkpoint > before
         waited = time.monotonic() - since > STOP_WAIT_S
         return self.checkpoint > self._facts.first and (ended_block or waited)
+
+
+def _number(word: bytes) -> float:
+    try:
+        return float(word)
+    except ValueError:  # builds for Windows have words of their own for what is no number
+        return math.nan
 
 
 def main() -> int:

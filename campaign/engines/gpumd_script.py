@@ -5,6 +5,7 @@ the velocities holds for one ``run`` only, so each block says all of it again. W
 a spectrum has accumulated starts again in each block, too; reading puts the pieces together.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -115,7 +116,7 @@ def make_facts(simulation: Simulation, atoms: "Atoms", segment: Segment, cell: F
         steps_total=recorded.last,
         sample_steps=interval,
         frame_steps=interval // frames_per_sample(interval),
-        block_steps=interval * max(1, BLOCK_STEPS // interval),
+        block_steps=_block_steps(interval),
         atoms_of_layer=tuple(np.bincount(layers_of(atoms)).tolist()),
         upper_layers=step.upper_layers if isinstance(step, HeatFlow) else (),
         slab_fraction=slab_fraction(atoms),
@@ -123,6 +124,12 @@ def make_facts(simulation: Simulation, atoms: "Atoms", segment: Segment, cell: F
         limit_K=_BLOW_UP * max(_temperatures(step)),
         carried=segment.carried,
     )
+
+
+def _block_steps(interval: int) -> int:
+    # Of whole samples; and GPUMD tells of each tenth of a run, of its end only where ten divides it.
+    unit = math.lcm(interval, 10)
+    return unit * max(1, BLOCK_STEPS // unit)
 
 
 def make_groups(

@@ -147,12 +147,12 @@ class Replay:
             for row in rows:
                 line = "".join(form % number for number in row)
                 if self.style == "windows":
-                    line = re.sub(r"e([+-])(\d\d)(?!\d)", r"e\g<1>0\2", line)
+                    line = re.sub(r"e([+-])(\d\d)(?!\d)", r"e\g<1>0\2", line).replace("nan", "-nan(ind)")
                 file.write(line + "\n")
 
     def temperature(self, target_K: float) -> float:
         if self.at("nan"):
-            return math.nan
+            return math.nan  # written as -nan(ind) in the style of Windows
         return target_K * (1e4 if self.at("hot") else 1) + self.random.gauss(0, NOISE_K)
 
     def write_thermo(self, steps: int, ensemble: list[str]) -> None:
