@@ -71,7 +71,7 @@ def test_heat_flow_in_the_words_of_gpumd() -> None:
 
 
 def test_each_block_says_everything_again() -> None:
-    """Blocks are whole samples, here of 62 MD steps, and tens: GPUMD tells of the end of such a run at once."""
+    """Blocks are whole samples, here of 62 MD steps, and tens, whose end GPUMD tells at once."""
     step = HEAT_FLOW.model_copy(update={"duration_ps": 7.5, "sampling_interval_fs": 31.0})
     lines = words(script_of(PREHEAT, step, first=1000))
     assert [line for line in lines if line.startswith("run ")] == ["run 4960"] * 3 + ["run 120"]

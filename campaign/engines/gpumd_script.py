@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Segment, Simulation, Step, Thermalise
-from campaign.engines.gpumd_input import LAYERS, POTENTIAL, Facts, Floats, role_groups
+from campaign.engines.gpumd_input import LAYERS, POTENTIAL, Facts, Floats, Integers, role_groups
 from campaign.engines.lammps_input import frames_per_sample, layers_of, slab_fraction
 from campaign.engines.lammps_script import SERIES_POINTS
 from campaign.engines.timeline import TimedStep, timeline
@@ -20,8 +20,6 @@ from campaign.errors import InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from campaign.engines.gpumd_input import Integers
 
 BLOCK_STEPS = 5000
 """MD steps between two checkpoints. GPUMD prints one as text, about 3 us for each atom, and computes 10^7
@@ -33,9 +31,6 @@ ELASTIC_MODULUS_GPA = 50
 _BLOW_UP = 10.0
 """Factor above the highest temperature of a step at which a simulation has blown up."""
 
-_TOO_FINE = 1.0
-"""Least time constant of a thermostat or barostat in MD steps; GPUMD refuses less."""
-
 
 def timed_step(simulation: Simulation, first: int) -> TimedStep:
     """Find the dynamical step that goes on after ``first`` MD steps of the stage.
@@ -43,15 +38,12 @@ def timed_step(simulation: Simulation, first: int) -> TimedStep:
     Raises
     ------
     InputError
-        There is none, or the simulation does not end with one.
+        The simulation does not end with one.
     """
     steps = timeline(simulation)
     if not steps or steps[-1].steps == 0:
         raise InputError("no dynamical step at the end of the simulation")
-    found = next((timed for timed in steps if timed.last > first), None)
-    if found is None:
-        raise InputError(f"the simulation has no step after MD step {first}")
-    return found
+    return next(timed for timed in steps if timed.last > first)
 
 
 def sample_steps(timed: TimedStep, timestep_fs: float) -> int:
@@ -279,7 +271,7 @@ def _ensemble(step: Step, facts: Facts, groups: Mapping[str, int]) -> list[str]:
 
 def _in_steps(time_fs: float, facts: Facts) -> str:
     steps = time_fs / facts.timestep_fs
-    if steps < _TOO_FINE:
+    if steps < 1:
         raise InputError(
             f"a time constant of {time_fs:g} fs is shorter than the timestep of {facts.timestep_fs:g} fs",
             hint="GPUMD takes one MD step or more",
