@@ -133,7 +133,7 @@ class Replay:
                 assert self.once["dump_restart"] == [str(steps)]
                 self.write_restart()
             if done % base == 0:
-                time.sleep(self.pause_s)
+                time.sleep(5 if self.at("slow") else self.pause_s)
                 say(f"    {done} steps completed.")
         if self.at("crash"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -217,7 +217,10 @@ class Replay:
             velocity = " ".join(f"{float(v):g}" for v in row[5:8]) if self.moves else "0.001 -0.002 0.003"
             lines.append(f"{row[0]} {x:g} {y:g} {z:g} {float(row[4]):g} {velocity} {row[-2]} {row[-1]} ")
         whole = "\n".join(lines) + "\n"
-        Path("restart.xyz").write_text(whole[: len(whole) // 2] if self.at("truncated") else whole)
+        if self.at("truncated"):
+            time.sleep(2)  # time to look at the one before
+            whole = whole[: len(whole) // 2]
+        Path("restart.xyz").write_text(whole)
 
 
 if __name__ == "__main__":
