@@ -359,7 +359,7 @@ EVERYTHING = replace(
     get_potential("tersoff-sw-lj"),
     name="everything",
     elements=("B", "C", "N", "Mo", "W", "S", "Se", "Te"),
-    lattice_constants_A=LATTICE_CONSTANTS_A,
+    lattice_constants_A={**LATTICE_CONSTANTS_A, "mote2": 3.52},
     layer_terms=(),  # a material of the user's own is taken, too
 )
 

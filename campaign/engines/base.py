@@ -130,7 +130,8 @@ class Output:
     """What the process of a segment wrote.
 
     ``dataset`` holds series with units; ``last`` is the MD step that was reached, before the segment's own
-    ``last`` if the process was asked to stop; ``carried`` is for the next segment.
+    ``last`` if the process was asked to stop, or the engine has to begin anew; ``carried`` is for the next
+    segment.
     """
 
     dataset: "xr.Dataset"
