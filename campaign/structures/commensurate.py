@@ -167,9 +167,7 @@ def _turned_into(low: Ints, up: Ints, twist_range: tuple[float, float]) -> list[
         angle = between - 60 * turn
         inside = np.zeros(len(angle), dtype=bool)
         for period in (-120, 0, 120):
-            inside |= (angle + period >= twist_range[0] - SLACK) & (
-                angle + period <= twist_range[1] + SLACK
-            )
+            inside |= (angle + period >= twist_range[0] - SLACK) & (angle + period <= twist_range[1] + SLACK)
         turned = np.stack((-up[:, 1], up.sum(axis=1)), axis=1) if turn else up
         chosen.append((low[inside], turned[inside]))
     return chosen
