@@ -35,7 +35,7 @@ CellFrom = Literal["upper", "lower", "mean"]
 _CHUNK = 128
 """Vectors that are tried before those found bound the size of what is looked for."""
 
-_SLACK = 1e-9
+SLACK = 1e-9
 """Relative; lattice constants that are equal, or angles at the end of a range, are to count as such."""
 
 Ints = NDArray[np.int64]
@@ -121,8 +121,8 @@ def commensurate_cells(
         if lower.atoms_per_cell * int(_norms(chunk[:1])[0]) > most:
             break
         lengths = np.sqrt(_norms(chunk)) * lower.constant_A
-        first = np.searchsorted(lengths_upper, lengths * (shortest - _SLACK))
-        numbers = np.searchsorted(lengths_upper, lengths * (longest + _SLACK)) - first
+        first = np.searchsorted(lengths_upper, lengths * (shortest - SLACK))
+        numbers = np.searchsorted(lengths_upper, lengths * (longest + SLACK)) - first
         within = np.arange(numbers.sum()) - np.repeat(np.cumsum(numbers) - numbers, numbers)
         pairs = np.repeat(chunk, numbers, axis=0), vectors_upper[np.repeat(first, numbers) + within]
         for low, up in _turned_into(*pairs, twist_range_deg):
@@ -167,9 +167,7 @@ def _turned_into(low: Ints, up: Ints, twist_range: tuple[float, float]) -> list[
         angle = between - 60 * turn
         inside = np.zeros(len(angle), dtype=bool)
         for period in (-120, 0, 120):
-            inside |= (angle + period >= twist_range[0] - _SLACK) & (
-                angle + period <= twist_range[1] + _SLACK
-            )
+            inside |= (angle + period >= twist_range[0] - SLACK) & (angle + period <= twist_range[1] + SLACK)
         turned = np.stack((-up[:, 1], up.sum(axis=1)), axis=1) if turn else up
         chosen.append((low[inside], turned[inside]))
     return chosen
@@ -203,7 +201,7 @@ class _Question:
             stretch = self.lower.constant_A / self.upper.constant_A
             stretch *= math.sqrt(norm(across) / norm(other_across))
             largest = most * part // (2 * norm(one) * self.lower.atoms_per_cell)
-            for times in range(math.ceil(part / math.sqrt(3) - _SLACK), largest + 1):
+            for times in range(math.ceil(part / math.sqrt(3) - SLACK), largest + 1):
                 ideal = times * stretch
                 for other_times in {max(1, math.floor(ideal)), max(1, math.ceil(ideal))}:
                     low_cell = (one, (times * across[0], times * across[1]))
@@ -226,7 +224,7 @@ class _Question:
             strain_upper=(x / upper[0] - 1, y / upper[1] - 1),
             twist_deg=twist_deg(low, up),
         )
-        if cell.strain <= self.max_strain + _SLACK:
+        if cell.strain <= self.max_strain + SLACK:
             yield cell
 
 

@@ -26,7 +26,7 @@ from campaign.structures.blocks import (
     layer_elements,
     number_of_atoms,
 )
-from campaign.structures.commensurate import CommensurateCell, Lattice, commensurate_cells
+from campaign.structures.commensurate import SLACK, CommensurateCell, Lattice, commensurate_cells
 from campaign.structures.sites import Sites, interface_sites, next_layer
 from campaign.structures.stack import Layer, stack
 from campaign.structures.supercells import Supercell, cell_matrix, twist_deg
@@ -166,7 +166,7 @@ def check_strain(settings: BuildSettings) -> None:
     """
     structure = settings.structure
     for side, strain in realised(settings).strain.items():
-        if abs(strain.largest) <= structure.max_strain * (1 + 1e-9):
+        if abs(strain.largest) <= structure.max_strain + SLACK:
             continue
         block = structure.lower if side == "lower" else structure.upper
         cells = "{} x {} cells".format(*block.cells) if block.cells else f"supercell {block.supercell}"
