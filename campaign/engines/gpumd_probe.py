@@ -4,7 +4,6 @@ It reads an input of four atoms that runs nothing, with one line of each keyword
 is tried again alone.
 """
 
-import os
 import re
 import subprocess
 import tempfile
@@ -99,7 +98,6 @@ def _try(binary: Path, lines: Sequence[str]) -> _Answer:
                 done = subprocess.run(  # noqa: S603 - the binary that was found, no shell
                     (str(binary),),
                     cwd=directory,
-                    env=os.environ,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
