@@ -125,8 +125,6 @@ def engine_facts(name: str) -> EngineFacts:
 def build_settings(structure: MultilayerSettings, potential: str) -> BuildSettings:
     """Return the settings of the build stage: structure and the potential's lattice constants.
 
-    Where the potential does not state that of a material, it is the material's.
-
     Raises
     ------
     SpecError
@@ -134,8 +132,7 @@ def build_settings(structure: MultilayerSettings, potential: str) -> BuildSettin
     """
     own = get_potential(potential).lattice_constants_A
     blocks = (structure.lower, structure.upper)
-    constants = {block.name: own.get(block.name, block.definition.lattice_constant_A) for block in blocks}
-    return _build_settings(structure, tuple(constants.items()))
+    return _build_settings(structure, tuple((block.name, own[block.name]) for block in blocks))
 
 
 @lru_cache(maxsize=1024)
@@ -151,11 +148,14 @@ def validate(settings: NemdSettings, engine: str) -> None:
     SpecError
         With ``where`` set to the dotted name of the field that is to blame.
     """
+    _validate_potential(settings, engine)  # the search for a cell needs its lattice constants
     _validate_size(settings)
     _validate_layers(settings)
     _validate_baths(settings)
     _validate_times(settings)
-    _validate_model(settings, engine)
+    build = build_settings(settings.structure, settings.potential)
+    check_strain(build)
+    _validate_cell(build, matched=settings.structure.match is not None)
 
 
 def _validate_size(settings: NemdSettings) -> None:
@@ -223,7 +223,7 @@ def _validate_times(settings: NemdSettings) -> None:
         )
 
 
-def _validate_model(settings: NemdSettings, engine: str) -> None:
+def _validate_potential(settings: NemdSettings, engine: str) -> None:
     potential = get_potential(settings.potential)
     sides = (settings.structure.lower, settings.structure.upper)
     check_layers(potential, [side.definition.elements for side in sides])
@@ -243,9 +243,6 @@ def _validate_model(settings: NemdSettings, engine: str) -> None:
     lacking = required_capabilities(settings) - engine_facts(engine).capabilities
     if lacking:
         raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
-    build = build_settings(settings.structure, settings.potential)
-    check_strain(build)
-    _validate_cell(build, matched=settings.structure.match is not None)
 
 
 def _validate_cell(build: BuildSettings, *, matched: bool) -> None:
