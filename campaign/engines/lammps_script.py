@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from campaign.engines.base import (
+    NVE,
     NVT,
     STOP_FILE,
     HeatFlow,
@@ -47,7 +48,7 @@ SERIES_POINTS = 200
 _BLOCK_ATOM_STEPS = 20_000
 """Atom-steps between two looks for a request to stop: a tenth of a second to a few seconds."""
 
-Dynamic = NpT | NVT | Preheat | HeatFlow
+Dynamic = NpT | NVT | NVE | Preheat | HeatFlow
 
 
 def make_script(
@@ -93,6 +94,8 @@ def make_script(
                 writer.npt(timed.step)
             case NVT():
                 writer.nvt(timed.step)
+            case NVE():
+                writer.nve(timed.step)
             case Preheat():
                 writer.preheat(timed.step, index)
             case HeatFlow():
@@ -274,6 +277,13 @@ class _Writer:
     def nvt(self, step: NVT) -> None:
         self._heading(step.step)
         self._add(f"fix motion all nvt {self._bath(step)}")
+        self._record()
+        self._run(self._begin, self._end)
+        self._leave("motion", "series")
+
+    def nve(self, step: NVE) -> None:
+        self._heading(step.step)
+        self._add("fix motion all nve")
         self._record()
         self._run(self._begin, self._end)
         self._leave("motion", "series")
