@@ -40,6 +40,9 @@ NEP_FILE = "nep.txt"
 CALCULATOR_FILE = "potential.json"
 """Facts of a potential of the library; where it is an ASE calculator, they decide its outcome."""
 
+NEP_FIX = "nep"
+"""Name of the ``fix external`` through which LAMMPS gets the forces of a NEP."""
+
 LAYER_CLASSES = 4
 """Layers k and k + 4 share their LAMMPS types."""
 
@@ -314,8 +317,9 @@ class LammpsModel:
     masses
         In u, by type.
     pair_lines
-        ``pair_style`` and ``pair_coeff``. Files are named without a folder: LAMMPS finds them where
-        ``LAMMPS_POTENTIALS`` points, which is to be set to `potential_folders`, joined by ``:``.
+        ``pair_style`` and ``pair_coeff``, for a NEP its ``fix external``. Files are named without a folder:
+        LAMMPS finds them where ``LAMMPS_POTENTIALS`` points, which is to be set to `potential_folders`,
+        joined by ``:``.
     neighbor_lines
         ``neighbor`` and ``neigh_modify``.
     """
@@ -353,6 +357,8 @@ def lammps_model(potential: Potential, layer_elements: Sequence[tuple[str, ...]]
     unknown = set(itertools.chain.from_iterable(layer_elements)) - set(potential.elements)
     if unknown:
         raise SpecError(f"{potential.name} does not know {', '.join(sorted(unknown))}", where="potential")
+    if potential.interlayer == "nep":
+        return _nep_model(layer_elements)
     classes = min(LAYER_CLASSES, len(layer_elements))
     present = {(element, k % classes) for k, elements in enumerate(layer_elements) for element in elements}
     types = tuple(sorted(present, key=lambda key: (key[1], key[0])))
@@ -372,6 +378,26 @@ def lammps_model(potential: Potential, layer_elements: Sequence[tuple[str, ...]]
             *interlayer,
         ),
         neighbor_lines=tuple(neighbor),
+    )
+
+
+def _nep_model(layer_elements: Sequence[tuple[str, ...]]) -> LammpsModel:
+    """Types by element only; the forces come from the process that runs LAMMPS (`engines.lammps_nep`)."""
+    from ase.data import atomic_masses, atomic_numbers
+
+    elements = sorted(set(itertools.chain.from_iterable(layer_elements)))
+    return LammpsModel(
+        types=tuple((element, 0) for element in elements),
+        layer_classes=1,
+        masses=tuple(float(atomic_masses[atomic_numbers[element]]) for element in elements),
+        pair_lines=(
+            "# No pair style: forces, energies and virial come from outside.",
+            "pair_style zero 2.0",
+            "pair_coeff * *",
+            f"fix {NEP_FIX} all external pf/callback 1 1",
+            f"fix_modify {NEP_FIX} energy yes virial yes",
+        ),
+        neighbor_lines=("neighbor 1.0 bin", "neigh_modify every 1 delay 0 check yes"),
     )
 
 

@@ -42,7 +42,7 @@ calculations:
 @needs_reference
 @needs_library
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ase"])
+@pytest.mark.parametrize("engine", ["ase", pytest.param("lammps", marks=pytest.mark.lammps)])
 def test_a_campaign_with_nep(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 atoms and a few hundred steps: the window holds the heating itself."""
     monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
