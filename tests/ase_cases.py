@@ -70,13 +70,19 @@ def multilayer(lower: int = 2, upper: int = 2, cells: tuple[int, int] = (2, 2)) 
 
 def add_springs(structure: Path, name: str = "springs", calculator: type[Calculator] = Springs) -> None:
     """Put springs to the places of a structure into the library."""
+    add_calculator(name, calculator, {"structure": structure})
+
+
+def add_calculator(name: str, calculator: type[Calculator], files: dict[str, Path]) -> None:
+    """Put a calculator into the library, and files that are its arguments."""
     folder = library() / name
     folder.mkdir(parents=True)
-    (folder / "places.npz").write_bytes(structure.read_bytes())
+    for path in files.values():
+        (folder / path.name).write_bytes(path.read_bytes())
     facts = {
         "calculator": f"{calculator.__module__}.{calculator.__qualname__}",
-        "kwargs": {"structure": "places.npz"},
-        "files": ["places.npz"],
+        "kwargs": {argument: path.name for argument, path in files.items()},
+        "files": [path.name for path in files.values()],
         "elements": ["B", "C", "N"],
         "lattice_constants_A": NEP_LATTICE_CONSTANTS_A,
     }

@@ -139,11 +139,11 @@ class Run:
 
     def _minimise(self) -> None:
         # The built spacing is not the potential's own; the stack would breathe for many ps.
-        from ase.optimize import FIRE
+        from ase.optimize import LBFGS
 
         atoms = self._system.atoms
         atoms.calc = self._system.calculator
-        optimiser = FIRE(atoms, logfile=None)
+        optimiser = LBFGS(atoms, logfile=None)
         optimiser.attach(self._look)
         optimiser.run(fmax=_MINIMISE_FORCE_EV_PER_A, steps=_MINIMISE_STEPS)
         atoms.calc = None
