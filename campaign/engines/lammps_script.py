@@ -24,6 +24,7 @@ from campaign.engines.base import (
     Simulation,
     Thermalise,
 )
+from campaign.engines.groups import check_groups
 from campaign.engines.lammps_input import (
     BAR_PER_GPA,
     DATA,
@@ -154,6 +155,7 @@ class _Writer:
             atomic_numbers=tuple(atomic_numbers[element] for element, _ in model.types),
             slab_fraction=slab_fraction(atoms),
         )
+        check_groups(simulation, len(self.facts.atoms_of_layer))
         if recorded.steps < interval:
             raise InputError(
                 f"the last step has {recorded.steps} MD steps, less than a sampling interval of {interval}",
@@ -299,13 +301,11 @@ class _Writer:
         ):
             self._group(name, [layer for layer in layers if layer not in frozen])
             self._langevin(name, temperature_K, damping_ps, index)
-        self._disjoint(hot=step.hot_layers, cold=step.cold_layers)
         self._record()
         self._run(self._begin, self._end)
         self._leave("motion", "hot", "cold", "series")
 
     def heat_flow(self, step: HeatFlow, index: int) -> None:
-        self._disjoint(source=step.source_layers, sink=step.sink_layers, frozen=step.frozen_layers)
         self._heading(step.step)
         self._freeze(step.frozen_layers)
         damping_ps = f"{step.damping_fs / 1000:.10g}"
@@ -398,26 +398,11 @@ class _Writer:
         self._add(f"fix {name} {name} langevin {bath} {bath} {damping_ps} {seed} {tally}".rstrip())
 
     def _group(self, name: str, layers: Iterable[int]) -> None:
-        layers = sorted(set(layers))
-        if not layers:
-            raise InputError(f"the group {name!r} has no layers")
-        highest = len(self.facts.atoms_of_layer) - 1
-        if layers[0] < 0 or layers[-1] > highest:
-            raise InputError(f"the group {name!r} has layers {layers}, the structure has 0 to {highest}")
-        self._group_from(name, f"molecule {' '.join(str(layer + 1) for layer in layers)}")
+        self._group_from(name, f"molecule {' '.join(str(layer + 1) for layer in sorted(set(layers)))}")
 
     def _group_from(self, name: str, definition: str) -> None:
         # LAMMPS would add to a group of that name of an earlier step or segment; only what exists is cleared.
         self._add(f"group {name} empty", f"group {name} clear", f"group {name} {definition}")
-
-    @staticmethod
-    def _disjoint(**groups: Sequence[int]) -> None:
-        owner: dict[int, str] = {}
-        for name, layers in groups.items():
-            for layer in layers:
-                if layer in owner:
-                    raise InputError(f"layer {layer} belongs to both {owner[layer]!r} and {name!r}")
-                owner[layer] = name
 
     def _run(self, begin: int, end: int, *before_stop: str) -> None:
         """Run from one MD step of the present step to another; a request to stop ends the segment.
