@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from campaign.engines import ase_run
+from campaign.engines.ase_record import Recorder
 from campaign.engines.base import (
     NVE,
     NVT,
@@ -163,28 +164,23 @@ def test_a_request_to_stop_ends_with_a_whole_sample(
     (segment,) = segments(job)
     directory = tmp_path / "stopped"
     ENGINE.prepare(Workload(job, 7, equilibrated, segment), _made(directory))
-    run = ase_run.Run(directory)
-    sample = run._sample
+    record = Recorder.__call__
 
-    def stop_after_five(number: int, *values: float) -> None:
-        sample(number, *values)
-        if number == 100:
+    def stop_within_the_sixth(self: Recorder, number: int) -> bool:
+        if number == 107:
             (directory / STOP_FILE).touch()
+        return record(self, number)
 
-    monkeypatch.setattr(run, "_sample", stop_after_five)
-    run.run()
+    monkeypatch.setattr(Recorder, "__call__", stop_within_the_sixth)
+    assert ase_run.main(directory) == 0
     output = ENGINE.collect(directory)
     assert output.last == 100
     assert output.dataset.sizes["time"] == 5
     assert "final_position" not in output.dataset
-    again = Segment(2, 100, number_of_steps_after(100))
+    again = Segment(2, 100, ENGINE.segment_end(job, 160))
     inputs = {**equilibrated, "state": directory / ENGINE.state_file}
     assert compute(job, again, inputs, tmp_path / "next") == 0
     join_segments([output.dataset, ENGINE.collect(tmp_path / "next").dataset])
-
-
-def number_of_steps_after(step: int) -> int:
-    return ENGINE.segment_end(simulation(HEAT_FLOW), step + 60)
 
 
 def _made(directory: Path) -> Path:

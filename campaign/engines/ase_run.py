@@ -30,9 +30,10 @@ from campaign.engines.ase_input import (
     check_calculator,
     make_calculator,
 )
-from campaign.engines.ase_system import Array, Bath, Snapshot, System
+from campaign.engines.ase_record import Recorder
+from campaign.engines.ase_system import Bath, Snapshot, System
 from campaign.engines.base import NVE, NVT, STOP_FILE, HeatFlow, NpT, Preheat, Thermalise
-from campaign.engines.lammps_input import frames_per_sample, layers_of
+from campaign.engines.lammps_input import layers_of
 from campaign.engines.timeline import TimedStep
 from campaign.errors import CampaignError, InputError, OutOfMemoryError, PhysicsError, ResourceError
 from campaign.layout import write_atomic
@@ -120,7 +121,7 @@ class Run:
             case Thermalise():
                 self._thermalise(timed.step, minimise=index == 0 and self._job.state is None)
             case NpT():
-                self._npt(timed, begin, end)
+                self._npt(index, timed, begin, end)
             case NVT():
                 chain = self._thermostat(timed.step)
                 self._go(timed, begin, end, before=chain, after=chain)
@@ -157,11 +158,11 @@ class Run:
         )
         return lambda: chain.half_step(system.velocities, system.masses, half_ps)
 
-    def _npt(self, timed: TimedStep, begin: int, end: int) -> None:
+    def _npt(self, index: int, timed: TimedStep, begin: int, end: int) -> None:
         assert isinstance(timed.step, NpT)
         step, system, half = timed.step, self._system, timed.steps // 2
         thickness_A = self._job.thickness_A
-        generator = self._generator(timed, "barostat")
+        generator = self._generator(index, "barostat")
         thermostat = self._thermostat(step)
 
         def barostat() -> None:
@@ -213,7 +214,7 @@ class Run:
                 np.flatnonzero(np.isin(self._layer, layers) & ~frozen),
                 temperature_K,
                 step.damping_fs / 1000,
-                self._generator(timed, name, index),
+                self._generator(index, name),
             )
             for name, (layers, temperature_K) in groups.items()
         }
@@ -226,13 +227,9 @@ class Run:
 
         self._go(timed, begin, end, before=thermostats, after=thermostats, frozen=frozen, baths=baths)
 
-    def _generator(self, timed: TimedStep, name: str, index: int | None = None) -> np.random.Generator:
+    def _generator(self, index: int, name: str) -> np.random.Generator:
         # A seed that came again in the next segment would repeat its noise.
-        return np.random.default_rng(
-            random_seed(
-                self._job.random_seed, timed.first if index is None else index, name, self._job.number
-            )
-        )
+        return np.random.default_rng(random_seed(self._job.random_seed, index, name, self._job.number))
 
     def _go(
         self,
@@ -251,10 +248,12 @@ class Run:
         push = (dt_ps / 2 / system.masses)[:, None]
         if frozen is not None:
             push = np.where(frozen[:, None], 0.0, push)
-        recorder = self._recorder(timed, baths or {}) if timed == self._job.recorded else None
+        record = None
+        if timed == self._job.recorded:
+            record = Recorder(self._job, system, self._layer, baths or {}, self._series)
+            if begin % self._job.sample_steps == 0:
+                self._kept = self._snapshot()
         system.evaluate()
-        if recorder is not None:
-            self._kept = self._snapshot()
         for number in range(begin + 1, end + 1):
             before()
             system.velocities += push * system.forces
@@ -265,49 +264,12 @@ class Run:
             system.velocities += push * system.forces
             after()
             self._step = timed.first + number
-            if recorder is not None:
-                recorder(number)
+            if record is not None and record(number):
+                self._kept = self._snapshot()
             if time.monotonic() - self._looked > LOOK_S:
                 self._look()
                 if (self._directory / STOP_FILE).exists() and self._step < self._job.last:
                     raise _StopRequestedError
-
-    def _recorder(self, timed: TimedStep, baths: dict[str, Bath]) -> Callable[[int], None]:
-        """Return what records the step of a number, if it falls on a frame or a sample."""
-        step = timed.step
-        every = self._job.sample_steps
-        if not isinstance(step, HeatFlow):
-
-            def thermo(number: int) -> None:
-                if number % every == 0:
-                    system = self._system
-                    pressures = system.pressures(self._job.thickness_A)
-                    self._sample(number, system.kinetic_energies.sum(), *pressures, system.potential_energy)
-
-            return thermo
-        frames = frames_per_sample(every)
-        upper = np.isin(self._layer, step.upper_layers)
-        seen: list[Array] = []
-
-        def heat_flow(number: int) -> None:
-            if number % (every // frames):
-                return
-            kinetic = self._system.kinetic_energies
-            seen.append(np.bincount(self._layer, kinetic).astype(np.float64))
-            if number % every:
-                return
-            atom_eV = kinetic + self._system.results["energies"]
-            total_eV = self._system.potential_energy + kinetic.sum()
-            given = (baths[name].given_eV for name in ("source", "sink"))
-            sides = (atom_eV[~upper].sum(), atom_eV[upper].sum())
-            self._sample(number, *given, *sides, total_eV, *np.mean(seen, axis=0))
-            seen.clear()
-
-        return heat_flow
-
-    def _sample(self, number: int, *values: float) -> None:
-        self._series.write(np.array((number, *values)).tobytes())
-        self._kept = self._snapshot()
 
     def _snapshot(self) -> Snapshot:
         atoms = self._system.atoms
