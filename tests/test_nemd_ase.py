@@ -10,7 +10,7 @@ from campaign.errors import SpecError
 from campaign.execution.driver import run_campaign
 from campaign.plan import make_plan
 from campaign.spec import load_spec
-from tests.ase_cases import add_paper_nep
+from tests.ase_cases import NoEnergiesPerAtom, add_paper_nep, add_springs, multilayer, written
 from tests.reference import needs_reference
 from tests.test_nep import needs_library
 
@@ -75,3 +75,15 @@ def test_a_potential_of_another_engine_is_refused(tmp_path: Path, monkeypatch: p
     spec.write_text(SPEC.format(engine="ase").replace("paper", "tersoff-lj"))
     with pytest.raises(SpecError, match="ase cannot run tersoff-lj"):
         make_plan(load_spec(spec))
+
+
+def test_a_calculator_without_energies_per_atom_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
+    add_springs(written(multilayer(), tmp_path), "plain", NoEnergiesPerAtom)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC.format(engine="ase").replace("paper", "plain"))
+    with pytest.raises(SpecError, match="NoEnergiesPerAtom does not give the stress") as caught:
+        make_plan(load_spec(spec))
+    assert "spec.yaml:6" in str(caught.value)  # where the potential is named

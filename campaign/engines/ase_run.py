@@ -71,7 +71,7 @@ class Run:
         self._layer = layers_of(built)
         atoms = Atoms(built.numbers, built.positions, cell=built.cell, pbc=built.pbc)
         calculator = make_calculator(get_potential(job.simulation.potential))
-        check_calculator(calculator, job.simulation)
+        check_calculator(calculator, {step.step for step in job.simulation.steps})
         self._system = System(atoms, calculator, np.zeros((len(atoms), 3)))
         self._chain = np.zeros((2, 3))
         self._carried = dict(job.carried)

@@ -225,6 +225,10 @@ def _validate_model(settings: NemdSettings, engine: str) -> None:
     lacking = required_capabilities(settings) - engine_facts(engine).capabilities
     if lacking:
         raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
+    if potential.interlayer == "calculator":
+        from campaign.engines.ase_input import check_potential
+
+        check_potential(potential, required_capabilities(settings))
     build = build_settings(settings.structure, settings.potential)
     check_strain(build)
     for axis, length_A in zip("xy", cell_lengths(build)[:2], strict=True):
