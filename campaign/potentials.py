@@ -276,7 +276,11 @@ def potential_files(potential: Potential) -> dict[str, Path]:
         The folders lack a file.
     """
     if potential.interlayer in {"nep", "calculator"}:
-        return {name: library() / potential.name / name for name in potential.files}
+        own = {name: library() / potential.name / name for name in potential.files}
+        for path in own.values():
+            if not path.is_file():
+                raise ResourceError(f"a file of {potential.name} is missing", where=str(path))
+        return own
     folders = potential_folders()
     if not folders:
         raise EngineNotFoundError(

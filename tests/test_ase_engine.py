@@ -237,6 +237,9 @@ def test_bad_input_fails_before_the_run(inputs: dict[str, Path], tmp_path: Path)
         facts.write_text(json.dumps({**plain, **change}))
         assert compute(job, segment, inputs, tmp_path / "bad") == 1
         assert type(ENGINE.diagnose(tmp_path / "bad", 1)) is kind
+    (library() / "springs" / "structure.npz").unlink()
+    with pytest.raises(ResourceError, match="a file of springs is missing"):
+        ENGINE.prepare(Workload(job, 1, inputs, segment), tmp_path)
 
 
 def test_explosion_and_lost_atoms(inputs: dict[str, Path], tmp_path: Path) -> None:
