@@ -277,9 +277,9 @@ def potential_files(potential: Potential) -> dict[str, Path]:
     """
     if potential.interlayer in {"nep", "calculator"}:
         own = {name: library() / potential.name / name for name in potential.files}
-        for path in own.values():
-            if not path.is_file():
-                raise ResourceError(f"a file of {potential.name} is missing", where=str(path))
+        absent = [path for path in own.values() if not path.is_file()]
+        if absent:
+            raise ResourceError(f"a file of {potential.name} is missing", where=str(absent[0]))
         return own
     folders = potential_folders()
     if not folders:
