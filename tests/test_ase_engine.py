@@ -290,3 +290,16 @@ def test_results_are_those_of_every_engine(equilibrated: dict[str, Path], tmp_pa
         "dangerous_builds",
     }
     assert dataset["layer"].values.tolist() == np.repeat(range(4), 16).tolist()
+
+
+def test_a_triclinic_cell_keeps_its_angle(inputs: dict[str, Path], tmp_path: Path) -> None:
+    atoms = multilayer()
+    atoms.cell[1, 0] = atoms.cell[0, 0] / 2
+    structure = written(atoms, tmp_path)
+    add_springs(structure, "tilted")
+    job = simulation(THERMALISE, NPT, potential="tilted")
+    (directory,) = compute_all(job, (), {"structure": structure}, tmp_path)
+    dataset = ENGINE.collect(directory).dataset
+    length_A = dataset["cell_length"].values
+    assert dataset["cell_tilt_xy"].item() == pytest.approx(length_A[0] / 2)
+    assert np.abs(length_A[:2] / atoms.cell.array.diagonal()[:2] - 1).min() > 0

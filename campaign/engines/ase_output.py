@@ -118,7 +118,14 @@ def _final(directory: Path) -> Variables:
     path = directory / FINAL
     try:
         with np.load(path, allow_pickle=False) as data:
-            return final_structure(data["lengths"], data["positions"], data["layer"], data["numbers"])
+            cell = data["cell"]
+            return final_structure(
+                cell.diagonal(),
+                data["positions"],
+                data["layer"],
+                data["numbers"],
+                tilt_A=float(cell[1, 0]) if cell[1, 0] else None,
+            )
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise TransientError(f"{path.name} is damaged: {error}", where=str(path)) from error
 

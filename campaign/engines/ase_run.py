@@ -325,7 +325,7 @@ class Run:
             np.savez(
                 file,
                 positions=atoms.positions,
-                lengths=atoms.cell.array.diagonal(),
+                cell=atoms.cell.array,
                 layer=self._layer,
                 numbers=atoms.numbers,
             )

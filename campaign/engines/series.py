@@ -76,11 +76,23 @@ def thermo_series(
 
 
 def final_structure(
-    lengths_A: Array, positions_A: Array, layers: npt.ArrayLike, numbers: npt.ArrayLike
+    lengths_A: Array,
+    positions_A: Array,
+    layers: npt.ArrayLike,
+    numbers: npt.ArrayLike,
+    *,
+    tilt_A: float | None = None,
 ) -> Variables:
-    """Structure at the end of a stage; ``lengths_A`` is the diagonal of the cell, shape (3,)."""
+    """Structure at the end of a stage.
+
+    ``lengths_A`` is the diagonal of the cell, shape (3,), so area and volume are its products; ``tilt_A`` is
+    the shift of the second vector along x, None for an orthogonal cell.
+    """
+    text = "shift along x of the cell's second vector at the end"
+    tilt = {} if tilt_A is None else {"cell_tilt_xy": variable((), tilt_A, "angstrom", text)}
     return {
         "cell_length": variable(("direction",), lengths_A, "angstrom", "cell length at the end"),
+        **tilt,
         "final_position": variable(("atom", "direction"), positions_A, "angstrom", "position at the end"),
         "layer": variable(("atom",), np.asarray(layers, np.int32), "1", "layer, from 0 at the bottom"),
         "atomic_number": variable(("atom",), np.asarray(numbers, np.int32), "1", "atomic number"),
