@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from campaign.engines.lammps_input import layer_elements, write_data_file
+from campaign.engines.lammps_input import layer_species, write_data_file
 from campaign.potentials import get_potential, lammps_model
 from campaign.structures.io import read_structure, write_structure
 from campaign.structures.layers import BuildSettings, MultilayerSettings, build
@@ -46,7 +46,7 @@ def main() -> None:
         structure=MultilayerSettings(), lattice_constants_A=dict(potential.lattice_constants_A)
     )
     atoms = build(settings)
-    model = lammps_model(potential, layer_elements(atoms))
+    model = lammps_model(potential, layer_species(atoms))
     arrays = {name: atoms.arrays[name] for name in ("numbers", "positions", "layer")}
     with tempfile.TemporaryDirectory() as scratch:
         file, data = Path(scratch) / "structure.npz", Path(scratch) / "structure.data"

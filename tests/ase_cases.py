@@ -14,7 +14,8 @@ from campaign.engines import ase_run
 from campaign.engines.ase import AseEngine
 from campaign.engines.base import Segment, Simulation, Step, Workload
 from campaign.engines.timeline import number_of_steps
-from campaign.potentials import add_nep, library
+from campaign.potentials import add_nep
+from campaign.potentials.library import library
 from campaign.structures.io import read_structure, write_structure
 from campaign.structures.layers import BuildSettings, LayerBlock, MultilayerSettings, build
 from tests.reference import REFERENCE

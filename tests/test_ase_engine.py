@@ -23,7 +23,7 @@ from campaign.engines.base import (
 )
 from campaign.engines.segments import join_segments
 from campaign.errors import EngineNotFoundError, InputError, PhysicsError, ResourceError, TransientError
-from campaign.potentials import library
+from campaign.potentials.library import library
 from campaign.quantities import BOLTZMANN_EV_PER_K
 from tests.ase_cases import (
     ENGINE,

@@ -17,7 +17,8 @@ from campaign.engines.nep import NepCalculator, nep_version
 from campaign.engines.timeline import TimedStep, timeline
 from campaign.errors import EngineNotFoundError, InputError, ResourceError, SpecError
 from campaign.layout import write_atomic
-from campaign.potentials import CALCULATOR_FILE, NEP_FILE, Potential, potential_files
+from campaign.potentials import Potential, potential_files
+from campaign.potentials.library import FACTS_FILE, NEP_FILE
 from campaign.quantities import Settings
 
 JOB = "ase.json"
@@ -132,7 +133,7 @@ def make_calculator(potential: Potential) -> BaseCalculator:
     files = potential_files(potential)
     if potential.interlayer == "nep":
         return NepCalculator(files[NEP_FILE])
-    path = files[CALCULATOR_FILE]
+    path = files[FACTS_FILE]
     # Files of the potential are named without a folder.
     kwargs = {
         key: str(files[value]) if isinstance(value, str) and value in files else value
@@ -197,7 +198,7 @@ def check_potential(potential: Potential, steps: Iterable[str]) -> None:
     SpecError
         As `check_calculator`; other errors as `make_calculator`.
     """
-    kind = _calculator_class(potential_files(potential)[CALCULATOR_FILE])
+    kind = _calculator_class(potential_files(potential)[FACTS_FILE])
     has = getattr(kind, "implemented_properties", ())
     lacking = _lacking(has, steps) if has else None
     if lacking:

@@ -36,7 +36,8 @@ class Thermalise(Settings):
 class NpT(Settings):
     """Constant in-plane pressure; at its end the cell is set to its average over the last half.
 
-    ``pressure_GPa`` acts along x and y, each on its own; z is free (non-periodic).
+    ``pressure_GPa`` acts along x and y, each on its own; z is free (non-periodic). In a triclinic cell the
+    tilt of the second vector is free, too, at no shear stress.
     """
 
     step: Literal["npt"] = "npt"

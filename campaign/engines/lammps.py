@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulation, Workload
-from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_elements, write_data_file
+from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_species, write_data_file
 from campaign.engines.lammps_output import read_failure, read_output, read_progress
 from campaign.engines.lammps_script import make_script, segment_end
 from campaign.engines.nep import nep_library
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
-from campaign.potentials import NEP_FILE, get_potential, lammps_model, potential_files, potential_folders
+from campaign.potentials import get_potential, lammps_model, potential_files, potential_folders
+from campaign.potentials.library import NEP_FILE
 from campaign.structures.io import read_structure
 
 BINARY_VARIABLE = "CAMPAIGN_LAMMPS"
@@ -88,12 +89,12 @@ class LammpsEngine:
         atoms = read_structure(workload.inputs["structure"])
         potential = get_potential(workload.simulation.potential)
         files = potential_files(potential)  # a missing file is better found now than by LAMMPS
-        model = lammps_model(potential, layer_elements(atoms))
+        model = lammps_model(potential, layer_species(atoms))
         program: tuple[str, ...] = (str(binary),)
         if potential.interlayer == "nep":
             nep_library()  # and so is a missing library
             environment = _wheel()[1]
-            elements = ",".join(element for element, _ in model.types)
+            elements = ",".join(kind.element for kind in model.types)
             program = (sys.executable, "-m", _NEP_MODULE, str(files[NEP_FILE]), elements)
         state = workload.inputs.get("state")
         script, facts = make_script(

@@ -19,7 +19,7 @@ from ase import Atoms
 from campaign.engines.lammps_input import SCRIPT
 from campaign.engines.nep import NepCalculator
 from campaign.errors import CampaignError
-from campaign.potentials import NEP_FIX
+from campaign.potentials.lammps import NEP_FIX
 
 _REST = "rest.lammps"
 _VIRIAL_ORDER = [0, 1, 2, 5, 4, 3]

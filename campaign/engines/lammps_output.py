@@ -190,27 +190,37 @@ def _table(path: Path, columns: int, steps: npt.NDArray[np.int64]) -> Array:
 
 
 def _read_final(path: Path, facts: Facts) -> Variables:
-    rows, lengths = _read_atoms(path)
+    rows, lengths, tilt = _read_atoms(path)
     if len(rows) != facts.atoms:
         raise PhysicsError(f"{facts.atoms - len(rows)} of {facts.atoms} atoms were lost", where=str(path))
     numbers = np.asarray(facts.atomic_numbers, dtype=np.int32)[rows[:, 2].astype(np.int64) - 1]
     layers = rows[:, 1].astype(np.int32) - 1
-    return final_structure(lengths, rows[:, 3:], layers, numbers)
+    return final_structure(lengths, rows[:, 3:], layers, numbers, tilt_A=tilt)
 
 
-def _read_atoms(path: Path) -> tuple[Array, Array]:
-    """Rows (id, molecule, type, x, y, z) sorted by id, and the cell lengths, from a dump of one frame."""
+def _read_atoms(path: Path) -> tuple[Array, Array, float | None]:
+    """Rows (id, molecule, type, x, y, z) sorted by id, and lengths and tilt of the cell, from a dump.
+
+    Lengths are the diagonal of the cell, so area and volume are their products; the tilt is that of the
+    second vector along x, None for an orthogonal cell.
+    """
     with path.open() as file:
         header = [file.readline() for _ in range(9)]
         try:
             atoms = int(header[3])
-            bounds = np.array([line.split()[:2] for line in header[5:8]], dtype=np.float64)
+            box = np.array([line.split() for line in header[5:8]], dtype=np.float64)
             rows = np.loadtxt(file, ndmin=2)
         except ValueError as error:
             raise TransientError(f"{path.name} is damaged: {error}", where=str(path)) from error
     if rows.shape != (atoms, 6):
         raise TransientError(f"{path.name} has {len(rows)} of {atoms} atoms", where=str(path))
-    return rows, bounds[:, 1] - bounds[:, 0]
+    lengths = box[:, 1] - box[:, 0]
+    if box.shape[1] == 2:
+        return rows, lengths, None
+    # LAMMPS gives the bounds of a box around the leaning one (manual, Howto_triclinic).
+    tilt = float(box[0, 2])
+    lengths[0] -= abs(tilt)
+    return rows, lengths, tilt
 
 
 def _version(log: str) -> str:

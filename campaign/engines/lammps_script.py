@@ -36,6 +36,7 @@ from campaign.engines.lammps_input import (
     Facts,
     frames_per_sample,
     layers_of,
+    slab_cell,
     slab_fraction,
 )
 from campaign.engines.timeline import TimedStep, timeline
@@ -139,6 +140,7 @@ class _Writer:
         self._seed = seed
         self._model = model
         self._segment = segment
+        self._triclinic = slab_cell(atoms)[3] != 0
         self._recorded = recorded
         self._now = recorded
         self._lines: list[str] = []
@@ -152,7 +154,7 @@ class _Writer:
             first=segment.first,
             last=segment.last,
             atoms_of_layer=tuple(np.bincount(layers_of(atoms)).tolist()),
-            atomic_numbers=tuple(atomic_numbers[element] for element, _ in model.types),
+            atomic_numbers=tuple(atomic_numbers[kind.element] for kind in model.types),
             slab_fraction=slab_fraction(atoms),
         )
         check_groups(simulation, len(self.facts.atoms_of_layer))
@@ -227,37 +229,44 @@ class _Writer:
         barostat = f"{pressure_bar:.10g} {pressure_bar:.10g} {step.barostat_damping_fs / 1000:.10g}"
         begin, end, half = self._begin, self._end, self._now.steps // 2
         self._heading(step.step)
-        self._add(
-            "# Nothing is frozen: fix npt measures all atoms, and the mobile ones would be too hot.",
-            f"fix motion all npt {bath} x {barostat} y {barostat}",
-        )
+        self._add("# Nothing is frozen: fix npt measures all atoms, and the mobile ones would be too hot.")
+        shear = ""
+        if self._triclinic:
+            self._add("# No shear stress either; flips would make the average of the tilt meaningless.")
+            shear = f" xy 0 0 {step.barostat_damping_fs / 1000:.10g} flip no"
+        self._add(f"fix motion all npt {bath} x {barostat} y {barostat}{shear}")
         self._record()
         if begin < half:
             self._run(begin, min(half, end))
         if end > half:
             self._average_cell(max(begin, half), end)
         if end == self._now.steps:
+            mean = {axis: self._mean_length(axis) for axis in self._cell}
             self._add(
                 "# The cell becomes its average over the last half, not its last instant.",
-                f"variable scale_x equal $({self._mean_length('x')}/lx:%.15g)",
-                f"variable scale_y equal $({self._mean_length('y')}/ly:%.15g)",
-                f'print "campaign: average cell $({self._mean_length("x")}:%.15g) '
-                f'$({self._mean_length("y")}:%.15g)"',
+                f"variable scale_x equal $({mean['x']}/lx:%.15g)",
+                f"variable scale_y equal $({mean['y']}/ly:%.15g)",
+                *([f"variable tilt_xy equal $({mean['xy']}:%.15g)"] if self._triclinic else []),
+                f'print "campaign: average cell {" ".join(f"$({mean[axis]}:%.15g)" for axis in mean)}"',
             )
             self._leave("motion", "cell", "series")
-            self._add("change_box all x scale ${scale_x} y scale ${scale_y} remap units box")
+            tilt = " xy final ${tilt_xy}" if self._triclinic else ""
+            self._add(f"change_box all x scale ${{scale_x}} y scale ${{scale_y}}{tilt} remap units box")
+
+    @property
+    def _cell(self) -> tuple[str, ...]:
+        """What of the cell the barostat changes."""
+        return ("x", "y", "xy") if self._triclinic else ("x", "y")
 
     def _average_cell(self, begin: int, end: int) -> None:
         self._average_from = begin
+        lengths = {axis: "xy" if axis == "xy" else f"l{axis}" for axis in self._cell}
         self._add(
-            "variable length_x equal lx",
-            "variable length_y equal ly",
-            "fix cell all ave/time 1 1 1 v_length_x v_length_y ave running",
+            *(f"variable length_{axis} equal {length}" for axis, length in lengths.items()),
+            f"fix cell all ave/time 1 1 1 {' '.join(f'v_length_{axis}' for axis in lengths)} ave running",
         )
-        carry = (
-            f'print "campaign: carried cell_x=$({self._mean_length("x")}:%.15g) '
-            f'cell_y=$({self._mean_length("y")}:%.15g) cell_samples=$({self._samples()}:%.15g)"'
-        )
+        averages = " ".join(f"cell_{axis}=$({self._mean_length(axis)}:%.15g)" for axis in lengths)
+        carry = f'print "campaign: carried {averages} cell_samples=$({self._samples()}:%.15g)"'
         self._run(begin, end, f"'{carry}'")
         if end < self._now.steps:
             self._add(carry)
@@ -268,8 +277,8 @@ class _Writer:
         return f"step-{self._average_from}+1+{before:.10g}"
 
     def _mean_length(self, axis: str) -> str:
-        """Average length of the cell over this and earlier segments, as a formula."""
-        own = f"f_cell[{'xy'.index(axis) + 1}]"
+        """Average length (or tilt) of the cell over this and earlier segments, as a formula."""
+        own = f"f_cell[{self._cell.index(axis) + 1}]"
         carried = self._segment.carried
         if "cell_samples" not in carried:
             return own

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from campaign.engines.base import get_engine
 from campaign.errors import SpecError
-from campaign.potentials import get_potential
+from campaign.potentials import check_layers, get_potential
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
 from campaign.quantities import Duration, DurationOrZero, Settings, Temperature, TemperatureOffset, Timestep
 from campaign.structures.layers import (
@@ -212,10 +212,14 @@ def _validate_times(settings: NemdSettings) -> None:
 def _validate_model(settings: NemdSettings, engine: str) -> None:
     potential = get_potential(settings.potential)
     sides = (settings.structure.lower, settings.structure.upper)
-    elements = {element for side in sides for element in ELEMENTS[side.material]}
-    unknown = elements - set(potential.elements)
+    check_layers(potential, [ELEMENTS[side.material] for side in sides])
+    unknown = sorted({side.material for side in sides} - set(potential.lattice_constants_A))
     if unknown:
-        raise SpecError(f"{potential.name} does not know {', '.join(sorted(unknown))}", where="potential")
+        raise SpecError(
+            f"{potential.name} has no lattice constant of {', '.join(unknown)}",
+            where="potential",
+            hint=f"`campaign potentials add` it again with --lattice {unknown[0]}=ANGSTROM",
+        )
     if engine not in potential.engines:
         raise SpecError(
             f"{engine} cannot run {potential.name}",
