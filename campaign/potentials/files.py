@@ -42,7 +42,7 @@ def potential_files(potential: Potential) -> dict[str, Path]:
         absent = [path for path in own.values() if not path.is_file()]
         if absent:
             raise ResourceError(
-                f"a file of {potential.name} is gone",
+                f"a file of {potential.name} is missing",
                 where=str(absent[0]),
                 hint="`campaign potentials add` puts a model there",
             )
