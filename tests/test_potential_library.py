@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from campaign.errors import InputError, ResourceError, SpecError
+from campaign.errors import ResourceError, SpecError
 from campaign.potentials import (
     Species,
     add_nep,
@@ -103,7 +103,7 @@ def test_damaged_entries_hide_nothing_else(model: Path, library: Path) -> None:
         (folder / "potential.json").write_text(text)
         with pytest.raises(ResourceError, match=f"damaged{number}/potential.json: not a potential"):
             get_potential(folder.name)
-    with pytest.raises(ResourceError, match=r"gone/nep\.txt: the model's file is gone"):
+    with pytest.raises(ResourceError, match=r"gone/nep\.txt: a file of gone is missing"):
         file_hashes(get_potential("gone"))
     assert get_potential("mine").name == "mine"
     with pytest.raises(SpecError, match=r"potentials that can: .*tersoff-sw-lj, gone, mine"):
@@ -118,9 +118,11 @@ def test_models_of_single_layers_are_for_no_pair(model: Path) -> None:
         check_layers(potential, [("C",), ("C",)])
 
 
-def test_lammps_has_no_lines_of_its_own_for_a_model(model: Path) -> None:
-    with pytest.raises(InputError, match="no lines for LAMMPS"):
-        lammps_model(add_nep(model, "mine", {}), [[Species("C")]])
+def test_a_model_has_a_type_for_each_element_in_lammps(model: Path) -> None:
+    lines = lammps_model(add_nep(model, "mine", {}), [[Species("C")], [Species("C")]])
+    assert [kind.element for kind in lines.types] == ["C"]
+    assert lines.type_of("C", 1) == 1
+    assert any("external" in line for line in lines.pair_lines)
 
 
 def test_half_a_model_is_told(model: Path) -> None:

@@ -1,8 +1,8 @@
 """The contract between protocols and engines.
 
 A protocol describes a simulation in the words of the field: a timestep, a potential and a list of steps
-(`Thermalise`, `NpT`, `NVT`, `Preheat`, `HeatFlow`). An engine turns that into its own input
-(`Engine.prepare`), says how far its process has come (`Engine.progress`) and reads what it wrote
+(`Thermalise`, `NpT`, `NVT`, `NVE`, `Preheat`, `HeatFlow`). An engine turns that into its own
+input (`Engine.prepare`), says how far its process has come (`Engine.progress`) and reads what it wrote
 (`Engine.collect`). Engines never decide anything about the physics, and never start processes: that is done
 once, in ``execution``.
 
@@ -57,6 +57,13 @@ class NVT(Settings):
     thermostat_damping_fs: Positive
 
 
+class NVE(Settings):
+    """Constant volume and energy: no thermostat."""
+
+    step: Literal["nve"] = "nve"
+    duration_ps: Positive
+
+
 class Preheat(Settings):
     """Bring two groups of layers to different temperatures before a heat flow starts (Langevin on both)."""
 
@@ -90,7 +97,7 @@ class HeatFlow(Settings):
     sampling_interval_fs: NonNegative
 
 
-Step = Annotated[Thermalise | NpT | NVT | Preheat | HeatFlow, Field(discriminator="step")]
+Step = Annotated[Thermalise | NpT | NVT | NVE | Preheat | HeatFlow, Field(discriminator="step")]
 
 
 class Simulation(Settings):

@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from campaign.engines.base import (
+    NVE,
     NVT,
     STOP_FILE,
     HeatFlow,
@@ -23,6 +24,7 @@ from campaign.engines.base import (
     Simulation,
     Thermalise,
 )
+from campaign.engines.groups import check_groups
 from campaign.engines.lammps_input import (
     BAR_PER_GPA,
     DATA,
@@ -48,7 +50,7 @@ SERIES_POINTS = 200
 _BLOCK_ATOM_STEPS = 20_000
 """Atom-steps between two looks for a request to stop: a tenth of a second to a few seconds."""
 
-Dynamic = NpT | NVT | Preheat | HeatFlow
+Dynamic = NpT | NVT | NVE | Preheat | HeatFlow
 
 
 def make_script(
@@ -94,6 +96,8 @@ def make_script(
                 writer.npt(timed.step)
             case NVT():
                 writer.nvt(timed.step)
+            case NVE():
+                writer.nve(timed.step)
             case Preheat():
                 writer.preheat(timed.step, index)
             case HeatFlow():
@@ -153,6 +157,7 @@ class _Writer:
             atomic_numbers=tuple(atomic_numbers[kind.element] for kind in model.types),
             slab_fraction=slab_fraction(atoms),
         )
+        check_groups(simulation, len(self.facts.atoms_of_layer))
         if recorded.steps < interval:
             raise InputError(
                 f"the last step has {recorded.steps} MD steps, less than a sampling interval of {interval}",
@@ -287,6 +292,13 @@ class _Writer:
         self._run(self._begin, self._end)
         self._leave("motion", "series")
 
+    def nve(self, step: NVE) -> None:
+        self._heading(step.step)
+        self._add("fix motion all nve")
+        self._record()
+        self._run(self._begin, self._end)
+        self._leave("motion", "series")
+
     def preheat(self, step: Preheat, index: int) -> None:
         self._heading(step.step)
         self._freeze(step.frozen_layers)
@@ -298,13 +310,11 @@ class _Writer:
         ):
             self._group(name, [layer for layer in layers if layer not in frozen])
             self._langevin(name, temperature_K, damping_ps, index)
-        self._disjoint(hot=step.hot_layers, cold=step.cold_layers)
         self._record()
         self._run(self._begin, self._end)
         self._leave("motion", "hot", "cold", "series")
 
     def heat_flow(self, step: HeatFlow, index: int) -> None:
-        self._disjoint(source=step.source_layers, sink=step.sink_layers, frozen=step.frozen_layers)
         self._heading(step.step)
         self._freeze(step.frozen_layers)
         damping_ps = f"{step.damping_fs / 1000:.10g}"
@@ -397,26 +407,11 @@ class _Writer:
         self._add(f"fix {name} {name} langevin {bath} {bath} {damping_ps} {seed} {tally}".rstrip())
 
     def _group(self, name: str, layers: Iterable[int]) -> None:
-        layers = sorted(set(layers))
-        if not layers:
-            raise InputError(f"the group {name!r} has no layers")
-        highest = len(self.facts.atoms_of_layer) - 1
-        if layers[0] < 0 or layers[-1] > highest:
-            raise InputError(f"the group {name!r} has layers {layers}, the structure has 0 to {highest}")
-        self._group_from(name, f"molecule {' '.join(str(layer + 1) for layer in layers)}")
+        self._group_from(name, f"molecule {' '.join(str(layer + 1) for layer in sorted(set(layers)))}")
 
     def _group_from(self, name: str, definition: str) -> None:
         # LAMMPS would add to a group of that name of an earlier step or segment; only what exists is cleared.
         self._add(f"group {name} empty", f"group {name} clear", f"group {name} {definition}")
-
-    @staticmethod
-    def _disjoint(**groups: Sequence[int]) -> None:
-        owner: dict[int, str] = {}
-        for name, layers in groups.items():
-            for layer in layers:
-                if layer in owner:
-                    raise InputError(f"layer {layer} belongs to both {owner[layer]!r} and {name!r}")
-                owner[layer] = name
 
     def _run(self, begin: int, end: int, *before_stop: str) -> None:
         """Run from one MD step of the present step to another; a request to stop ends the segment.

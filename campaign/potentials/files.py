@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from campaign.errors import EngineNotFoundError, ResourceError
-from campaign.potentials.library import NEP_FILE, model_folder
+from campaign.potentials.library import model_folder
 from campaign.potentials.potential import Potential
 
 
@@ -37,13 +37,16 @@ def potential_files(potential: Potential) -> dict[str, Path]:
     ResourceError
         A file is missing.
     """
-    if potential.interlayer == "nep":
-        path = model_folder(potential.name) / NEP_FILE
-        if not path.is_file():
+    if potential.interlayer in {"nep", "calculator"}:
+        own = {name: model_folder(potential.name) / name for name in potential.files}
+        absent = [path for path in own.values() if not path.is_file()]
+        if absent:
             raise ResourceError(
-                "the model's file is gone", where=str(path), hint="`campaign potentials add` puts it there"
+                f"a file of {potential.name} is missing",
+                where=str(absent[0]),
+                hint="`campaign potentials add` puts a model there",
             )
-        return {NEP_FILE: path}
+        return own
     folders = potential_folders()
     if not folders:
         raise EngineNotFoundError(

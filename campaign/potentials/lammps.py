@@ -23,6 +23,9 @@ from campaign.potentials.lennard_jones import lj_parameters
 from campaign.potentials.potential import LammpsTerm, Potential
 from campaign.potentials.registry import check_layers
 
+NEP_FIX = "nep"
+"""Name of the ``fix external`` through which LAMMPS gets the forces of a NEP."""
+
 LAYER_CLASSES = 4
 """Layers k and k + 4 share their LAMMPS types."""
 
@@ -58,8 +61,9 @@ class LammpsModel:
     masses
         In u, by type.
     pair_lines
-        ``pair_style`` and ``pair_coeff``. Files are named without a folder: LAMMPS finds them where
-        ``LAMMPS_POTENTIALS`` points, which is to be set to `potential_folders`, joined by ``:``.
+        ``pair_style`` and ``pair_coeff``, for a NEP its ``fix external``. Files are named without a folder:
+        LAMMPS finds them where ``LAMMPS_POTENTIALS`` points, which is to be set to `potential_folders`,
+        joined by ``:``.
     neighbor_lines
         ``neighbor`` and ``neigh_modify``.
     """
@@ -97,6 +101,8 @@ def lammps_model(potential: Potential, layers: Sequence[Sequence[Species]]) -> L
     from ase.data import atomic_masses, atomic_numbers
 
     check_layers(potential, [[species.element for species in layer] for layer in layers])
+    if potential.interlayer == "nep":
+        return _nep_model(layers)
     if not potential.layer_terms:
         raise InputError(f"{potential.name} has no lines for LAMMPS of its own")
     classes = min(LAYER_CLASSES, len(layers))
@@ -120,6 +126,26 @@ def lammps_model(potential: Potential, layers: Sequence[Sequence[Species]]) -> L
         masses=tuple(float(atomic_masses[atomic_numbers[kind.element]]) for kind in types),
         pair_lines=(f"pair_style hybrid/overlay {' '.join(styles)}", *lines),
         neighbor_lines=tuple(neighbor),
+    )
+
+
+def _nep_model(layers: Sequence[Sequence[Species]]) -> LammpsModel:
+    """Types by element and sublayer; forces come from the process that runs LAMMPS (`engines.lammps_nep`)."""
+    from ase.data import atomic_masses, atomic_numbers
+
+    types = sorted({AtomType(species.element, species.sublayer, 0) for layer in layers for species in layer})
+    return LammpsModel(
+        types=tuple(types),
+        layer_classes=1,
+        masses=tuple(float(atomic_masses[atomic_numbers[kind.element]]) for kind in types),
+        pair_lines=(
+            "# No pair style: forces, energies and virial come from outside.",
+            "pair_style zero 2.0",
+            "pair_coeff * *",
+            f"fix {NEP_FIX} all external pf/callback 1 1",
+            f"fix_modify {NEP_FIX} energy yes virial yes",
+        ),
+        neighbor_lines=("neighbor 1.0 bin", "neigh_modify every 1 delay 0 check yes"),
     )
 
 

@@ -1,6 +1,11 @@
 """The user's own potentials: NEP models (neuroevolution potentials), one folder for each, by name.
 
 A folder holds the model, ``nep.txt`` in the format of GPUMD, and ``potential.json``, what is known about it.
+Any ASE calculator is a potential of the library, too, with a ``potential.json`` such as::
+
+    {"calculator": "mace.calculators.MACECalculator", "kwargs": {"model_paths": "my.model"},
+     "files": ["my.model"], "elements": ["B", "C", "N"],
+     "lattice_constants_A": {"graphene": 2.46, "hbn": 2.51}}
 """
 
 import hashlib
@@ -9,7 +14,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
@@ -48,6 +53,28 @@ class ModelFacts(Settings):
     citations: tuple[str, ...] = ()
     notes: str = "As good as what it was trained on."
     source: str
+
+
+class CalculatorFacts(Settings):
+    """An ASE calculator, as the user writes it; ``potential.json``.
+
+    Attributes
+    ----------
+    calculator
+        Module and class.
+    kwargs
+        Its arguments; files of the potential are named without a folder.
+    files
+        Names of files in the potential's folder that decide what it computes.
+    """
+
+    calculator: Annotated[str, Field(pattern=r"^\w+(\.\w+)+$")]
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    elements: Annotated[tuple[str, ...], Field(min_length=1)]
+    lattice_constants_A: dict[str, Positive]
+    citations: tuple[str, ...] = ()
+    notes: str = "The user's own."
 
 
 def library() -> Path:
@@ -187,7 +214,10 @@ def own_potential(name: str) -> Potential:
 @lru_cache(maxsize=256)
 def _read(path: Path, size: int, mtime_ns: int) -> Potential:  # noqa: ARG001 - they make a changed file a new key
     try:
-        facts = ModelFacts.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        if '"calculator"' in text.decode():
+            return _calculator(path.parent, CalculatorFacts.model_validate_json(text))
+        facts = ModelFacts.model_validate_json(text)
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ResourceError(
@@ -210,4 +240,20 @@ def described(name: str, facts: ModelFacts) -> Potential:
         source=facts.source,
         engines=("gpumd", "ase", "lammps"),
         monolayers_only=facts.monolayers_only,
+    )
+
+
+def _calculator(folder: Path, facts: CalculatorFacts) -> Potential:
+    names = (FACTS_FILE, *facts.files)
+    return Potential(
+        name=folder.name,
+        description=f"ASE calculator {facts.calculator}",
+        elements=facts.elements,
+        citations=facts.citations,
+        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names},
+        lattice_constants_A=facts.lattice_constants_A,
+        interlayer="calculator",
+        notes=facts.notes,
+        source="the user's own",
+        engines=("ase",),
     )

@@ -53,7 +53,7 @@ class Potential:
     citations: tuple[str, ...]
     files: Mapping[str, str]
     lattice_constants_A: Mapping[str, float]
-    interlayer: Literal["lj", "ilp", "nep"]
+    interlayer: Literal["lj", "ilp", "nep", "calculator"]
     notes: str
     source: str
     engines: tuple[str, ...]

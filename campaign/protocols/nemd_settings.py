@@ -243,6 +243,10 @@ def _validate_potential(settings: NemdSettings, engine: str) -> None:
     lacking = required_capabilities(settings) - engine_facts(engine).capabilities
     if lacking:
         raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
+    if potential.interlayer == "calculator":
+        from campaign.engines.ase_input import check_potential
+
+        check_potential(potential, required_capabilities(settings))
 
 
 def _validate_cell(build: BuildSettings, *, matched: bool) -> None:
