@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from campaign.engines.lammps_input import layer_elements, write_data_file
+from campaign.engines.gpumd_input import role_groups, write_model
+from campaign.engines.lammps_input import layer_species, write_data_file
 from campaign.potentials import get_potential, lammps_model
 from campaign.structures.io import read_structure, write_structure
 from campaign.structures.layers import BuildSettings, MultilayerSettings, build
@@ -46,10 +47,27 @@ def main() -> None:
         structure=MultilayerSettings(), lattice_constants_A=dict(potential.lattice_constants_A)
     )
     atoms = build(settings)
-    model = lammps_model(potential, layer_elements(atoms))
+    model = lammps_model(potential, layer_species(atoms))
+    layer = atoms.arrays["layer"]
+    roles = {"frozen": (0,), "source": (23, 24), "sink": (1, 2)}
+    velocities = np.full(atoms.positions.shape, -1.234567e-3)
+
+    def write_for_gpumd() -> None:
+        groups, _ = role_groups(layer, roles)
+        write_model(
+            model_file,
+            atoms.get_chemical_symbols(),
+            atoms.positions,
+            masses=atoms.get_masses(),
+            cell=atoms.cell.array,
+            groups=(groups, layer),
+            velocities=velocities,
+        )
+
     arrays = {name: atoms.arrays[name] for name in ("numbers", "positions", "layer")}
     with tempfile.TemporaryDirectory() as scratch:
         file, data = Path(scratch) / "structure.npz", Path(scratch) / "structure.data"
+        model_file = Path(scratch) / "model.xyz"
         actions: dict[str, Callable[[], object]] = {
             "numpy copy and save": lambda: np.savez(
                 Path(scratch) / "plain.npz", **{name: array.copy() for name, array in arrays.items()}
@@ -58,6 +76,7 @@ def main() -> None:
             "write": lambda: write_structure(atoms, file),
             "read": lambda: read_structure(file),
             "write for LAMMPS": lambda: write_data_file(atoms, model, data),
+            "write for GPUMD": write_for_gpumd,
         }
         times: dict[str, list[float]] = {name: [] for name in actions}
         for _ in range(repeats):

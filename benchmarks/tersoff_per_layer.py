@@ -15,7 +15,7 @@ import numpy as np
 
 from campaign.engines.base import NVT, Segment, Simulation, Thermalise, Workload
 from campaign.engines.lammps import LammpsEngine
-from campaign.engines.lammps_input import layer_elements
+from campaign.engines.lammps_input import layer_species
 from campaign.engines.timeline import number_of_steps
 from campaign.execution.process import run_process
 from campaign.potentials import LammpsModel, get_potential, lammps_model
@@ -29,7 +29,7 @@ ENGINE = LammpsEngine()
 def one_for_all(model: LammpsModel) -> tuple[str, ...]:
     """Pair lines with a single Tersoff sub-style; types and interlayer pairs stay as they are."""
     style, *coefficients = model.pair_lines
-    elements = " ".join(element for element, _ in model.types)
+    elements = " ".join(kind.element for kind in model.types)
     return (
         style.replace("tersoff " * model.layer_classes, "tersoff "),
         f"pair_coeff * * tersoff BNC.tersoff {elements}",
@@ -87,7 +87,7 @@ def main() -> None:
                 NVT(temperature_K=300, duration_ps=duration_ps, thermostat_damping_fs=100),
             ),
         )
-        model = lammps_model(potential, layer_elements(atoms))
+        model = lammps_model(potential, layer_species(atoms))
         per_layer = "\n".join(model.pair_lines)
         variants = {"per layer": per_layer, "one for all": "\n".join(one_for_all(model))}
         rates: dict[str, list[float]] = {name: [] for name in variants}

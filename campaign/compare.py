@@ -7,11 +7,11 @@ files are `FILES_PER_STAGE`. Long series of temperatures and energies are not co
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from campaign.axes import label_text
-from campaign.runs import CalculationPlan, Plan, Run, StageClass
+from campaign.runs import CalculationPlan, Plan, Run, StageClass, StructureRow
 
 Speed = tuple[str, str | None]
 """Engine and potential."""
@@ -153,7 +153,10 @@ class CostRow:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """What ``campaign plan`` says; ``atoms`` and ``steps`` are the smallest and largest of all MD stages."""
+    """What ``campaign plan`` says; ``atoms`` and ``steps`` are the smallest and largest of all MD stages.
+
+    ``structures`` are those of all calculations.
+    """
 
     campaign: str
     runs: RunCounts
@@ -162,6 +165,7 @@ class PlanReport:
     cost: tuple[CostRow, ...]
     atoms: tuple[int, int]
     steps: tuple[int, int]
+    structures: tuple[StructureRow, ...]
 
     @property
     def core_hours(self) -> float | None:
@@ -240,7 +244,17 @@ def compare(
         cost=tuple(_cost(plan, committed, speeds or {})),
         atoms=_range(common.atoms for common in moving),
         steps=_range(common.steps for common in moving),
+        structures=_structures(plan),
     )
+
+
+def _structures(plan: Plan) -> tuple[StructureRow, ...]:
+    """Structures of all calculations, each once, with all of its runs."""
+    runs: Counter[StructureRow] = Counter()
+    for calculation in plan.calculations:
+        for row in calculation.structures:
+            runs[replace(row, runs=0)] += row.runs
+    return tuple(replace(row, runs=count) for row, count in runs.items())
 
 
 def _range(numbers: Iterator[int]) -> tuple[int, int]:

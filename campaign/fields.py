@@ -31,6 +31,8 @@ def spec_schema(
     definitions = schema["$defs"]
     calculation = definitions["CalculationSpec"]
     calculation["required"] = []
+    definitions["Material"]["required"].remove("name")  # the key is its name
+    del definitions["Material"]["properties"]["name"]
     calculation["properties"]["protocol"]["enum"] = sorted(settings)
     calculation["properties"]["engine"]["enum"] = sorted(engines)
     seed_range = {

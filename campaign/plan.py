@@ -6,6 +6,7 @@ A condition is what the runs of all seeds share. The data of a plan, and reading
 import hashlib
 import json
 from array import array
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from campaign.runs import (
     RunTable,
     StageSummary,
     StageTable,
+    StructureRow,
     flattened,
 )
 
@@ -52,6 +54,7 @@ __all__ = [
     "RunTable",
     "StageSummary",
     "StageTable",
+    "StructureRow",
     "make_plan",
 ]
 
@@ -144,6 +147,7 @@ class _Planner:
         self._name = name
         self._where: Path_ = ("calculations", name)
         self._calculation = spec.calculations[name]
+        self._materials = spec.materials
         self._protocol = base.get_protocol(self._calculation.protocol)
         self._schema = self._protocol.settings.model_json_schema()
         self._axes = axes
@@ -198,7 +202,19 @@ class _Planner:
                 Group(own, dict(self._protocol.labels(one)))
                 for own, one in zip(groups, settings.values(), strict=True)
             ),
+            structures=self._structures(settings, Counter(key for key, _ in chosen)),
         )
+
+    def _structures(
+        self, settings: "Mapping[tuple[int, ...], Settings]", runs: Mapping[tuple[int, ...], int]
+    ) -> tuple[StructureRow, ...]:
+        """Structures that differ, in the order of their first condition, with the number of their runs."""
+        found: dict[tuple[tuple[str, Any], ...], int] = {}
+        for key, one in settings.items():
+            facts = tuple(self._protocol.structure(one).items())
+            if facts:
+                found[facts] = found.get(facts, 0) + runs[key]
+        return tuple(StructureRow(**dict(facts), runs=count) for facts, count in found.items())
 
     def _maker(self, settings: "Settings") -> Any:
         engine = self._calculation.engine
@@ -211,6 +227,7 @@ class _Planner:
         from pydantic import ValidationError
 
         from campaign.spec import validation_problems
+        from campaign.structures.materials import with_definitions
 
         values: dict[str, Any] = {}
         places: dict[str, Path_] = {}
@@ -226,7 +243,7 @@ class _Planner:
                 if name != SEED
             ]
         faults.start(labels)
-        data = _merged(self._calculation.settings, values)
+        data = with_definitions(_merged(self._calculation.settings, values), self._materials)
         try:
             settings = self._protocol.settings.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:

@@ -18,7 +18,16 @@ from typing import Any
 from campaign.columns import IndexRows
 from campaign.errors import LedgerError
 from campaign.layout import FORMAT_VERSION, write_atomic
-from campaign.runs import CalculationPlan, Dimension, Group, Plan, RunTable, StageClass, StageTable
+from campaign.runs import (
+    CalculationPlan,
+    Dimension,
+    Group,
+    Plan,
+    RunTable,
+    StageClass,
+    StageTable,
+    StructureRow,
+)
 
 WRITTEN_ANEW = "`campaign run` writes it anew"
 
@@ -49,6 +58,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "dimensions": [asdict(dimension) for dimension in calculation.dimensions],
                 "settings": dict(calculation.settings),
                 "groups": [asdict(group) for group in calculation.groups],
+                "structures": [asdict(row) for row in calculation.structures],
                 "cells": _packed(calculation.runs.cells),
                 "run_groups": _text(calculation.runs.groups),
                 "stages": _packed(calculation.runs.stages),
@@ -172,7 +182,15 @@ def _calculation(raw: Mapping[str, Any], stages: StageTable) -> CalculationPlan:
     )
     groups = tuple(Group(**group) for group in raw["groups"])
     return CalculationPlan(
-        raw["name"], raw["protocol"], raw["engine"], dimensions, runs, raw["settings"], groups
+        name=raw["name"],
+        protocol=raw["protocol"],
+        engine=raw["engine"],
+        dimensions=dimensions,
+        runs=runs,
+        settings=raw["settings"],
+        groups=groups,
+        # plans written before they told of structures
+        structures=tuple(StructureRow(**row) for row in raw.get("structures", [])),
     )
 
 

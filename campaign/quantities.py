@@ -7,9 +7,10 @@ below carry the range in which the number makes sense, so that one place decides
 import hashlib
 import json
 import math
+from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 # CODATA 2018/2022; the elementary charge and the Boltzmann constant are exact since 2019.
 BOLTZMANN_EV_PER_K = 1.380649e-23 / 1.602176634e-19
@@ -36,10 +37,36 @@ MAX_RANDOM_SEED = 900_000_000
 """LAMMPS refuses larger seeds."""
 
 
+class AddedLater:
+    """Marks a field that settings written before it lack: ``name: Annotated[type, AddedLater()] = default``.
+
+    At its default it is left out of every dump, and so of the canonical JSON: older settings keep their
+    identity. The default must be what was done before the field was there, and never change.
+    """
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, unknown keys rejected, defaults validated, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_added_at_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = serialise(self)
+        for name, default in _added_later(type(self)):
+            if getattr(self, name) == default:
+                data.pop(name, None)
+        return data
+
+
+@cache
+def _added_later(settings: type[Settings]) -> tuple[tuple[str, Any], ...]:
+    """Names and defaults of the fields marked with `AddedLater`."""
+    return tuple(
+        (name, field.get_default(call_default_factory=True))
+        for name, field in settings.model_fields.items()
+        if any(isinstance(mark, AddedLater) for mark in field.metadata)
+    )
 
 
 def canonical_json(value: object) -> str:

@@ -246,10 +246,71 @@ class RunTable(Sequence[Run]):
 
 
 @dataclass(frozen=True)
+class StructureRow:
+    """What the structure of some runs comes to before anything is run.
+
+    Attributes
+    ----------
+    lower, upper
+        Names of the materials.
+    lower_layers, upper_layers
+        Numbers of their layers.
+    atoms
+        Of the whole structure.
+    cell_x_A, cell_y_A
+        Lengths of the cell.
+    strain_lower_x, strain_lower_y, strain_upper_x, strain_upper_y
+        Of each material against the potential's own lattice constant; positive is stretched.
+    twist_deg
+        Angle of the upper lattice against the lower one.
+    runs
+        How many runs have it.
+    """
+
+    lower: str
+    upper: str
+    lower_layers: int
+    upper_layers: int
+    atoms: int
+    cell_x_A: float
+    cell_y_A: float
+    strain_lower_x: float
+    strain_lower_y: float
+    strain_upper_x: float
+    strain_upper_y: float
+    twist_deg: float
+    runs: int
+
+    @property
+    def title(self) -> str:
+        """``4 graphene on 5 hbn``."""
+        return f"{self.upper_layers} {self.upper} on {self.lower_layers} {self.lower}"
+
+    @property
+    def cell(self) -> str:
+        """``12.5 x 21.6``, in angstrom."""
+        return f"{self.cell_x_A:.1f} x {self.cell_y_A:.1f}"
+
+    @property
+    def strains(self) -> tuple[str, str]:
+        """Strain of the lower and the upper material in per cent, along x and y where they differ."""
+        return (
+            _strain(self.strain_lower_x, self.strain_lower_y),
+            _strain(self.strain_upper_x, self.strain_upper_y),
+        )
+
+
+def _strain(x: float, y: float) -> str:
+    along_x, along_y = f"{100 * x:+.2f}", f"{100 * y:+.2f}"
+    return along_x if along_x == along_y else f"{along_x}, {along_y}"
+
+
+@dataclass(frozen=True)
 class CalculationPlan:
     """One calculation: its grid and its runs.
 
     ``settings`` are the resolved settings that all groups share, by dotted path; each group holds the others.
+    ``structures`` are those that differ.
     """
 
     name: str
@@ -259,6 +320,7 @@ class CalculationPlan:
     runs: RunTable
     settings: Mapping[str, Any]
     groups: tuple[Group, ...]
+    structures: tuple[StructureRow, ...] = ()
 
     def settings_of(self, run: Run) -> dict[str, Any]:
         """Return the resolved settings of one run, by dotted path."""

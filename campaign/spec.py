@@ -20,6 +20,7 @@ from campaign.errors import SpecError
 from campaign.fields import field_paths, list_length, names_at, spec_schema
 from campaign.protocols import base as protocols
 from campaign.quantities import Count, Settings
+from campaign.structures.materials import MATERIALS, Material
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 
@@ -69,6 +70,9 @@ class CampaignSpec(Settings):
     description: str = Field(default="", description="Free text, shown with the results.")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Base of all random seeds.")
     limits: Limits = Limits()
+    materials: dict[Name, Material] = Field(
+        default={}, description="Layered materials besides the built-in ones, by name."
+    )
     notify: str = Field(
         default="",
         description="Command of the shell that is told of the first failure of a class, of what is held "
@@ -258,6 +262,12 @@ def _validated(document: Document, problems: Problems) -> CampaignSpec:
             for name, raw in calculations.items()
         }
         data = {**data, "calculations": filled}
+    materials = data.get("materials")
+    if isinstance(materials, dict):
+        named = {
+            name: {"name": name, **raw} if isinstance(raw, dict) else raw for name, raw in materials.items()
+        }
+        data = {**data, "materials": named}
     try:
         # Strict JSON mode is what YAML means: lists for tuples and 300 for 300.0, but neither "300" nor true.
         spec = CampaignSpec.model_validate_json(json.dumps(data), strict=True)
@@ -267,6 +277,8 @@ def _validated(document: Document, problems: Problems) -> CampaignSpec:
             problems.add(found.path, found.message, hint=found.hint, key=found.key)
         problems.check()
         raise
+    for name in spec.materials.keys() & MATERIALS.keys():
+        problems.add(("materials", name), f"{name} is built in; choose another name", key=True)
     spec._document = document
     return spec
 

@@ -1,8 +1,8 @@
 """An unchanged spec is not planned again: expanding 10^5 runs takes seconds, reading their plan a moment.
 
 What a plan follows from is digested into its ``made_from``: the text of the spec, all code of this package,
-the potential files, and the versions of what settings pass through. Where any of it differs, the spec is
-expanded.
+the potentials with their files, and the versions of what settings pass through. Where any of it differs, the
+spec is expanded.
 """
 
 import functools
@@ -106,11 +106,12 @@ def _made_from(spec: "CampaignSpec") -> str:
     if not all(type(one).__module__.startswith(f"{__package__}.") for one in used):
         return ""
     try:
-        files = {name: file_hashes(get_potential(name)) for name in potential_names()}
+        known = [get_potential(name) for name in potential_names()]
+        potentials = [[one.name, file_hashes(one), one.elements, one.lattice_constants_A] for one in known]
     except CampaignError:  # told in its place, when the spec is expanded
         return ""
     libraries = {name: version(name) for name in _LIBRARIES}
-    return digest([spec.text, _code_sha256(), platform.python_version(), libraries, files])
+    return digest([spec.text, _code_sha256(), platform.python_version(), libraries, potentials])
 
 
 @functools.cache

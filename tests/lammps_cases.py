@@ -18,7 +18,7 @@ from campaign.engines.base import (
     Workload,
 )
 from campaign.engines.lammps import LammpsEngine
-from campaign.engines.lammps_input import layer_elements
+from campaign.engines.lammps_input import layer_species
 from campaign.engines.lammps_script import make_script
 from campaign.engines.timeline import number_of_steps
 from campaign.execution.process import run_process
@@ -74,7 +74,7 @@ def multilayer() -> Atoms:
 
 def script_of(*steps: Step, seed: int = 1, timestep_fs: float = 1) -> str:
     atoms = multilayer()
-    model = lammps_model(get_potential("tersoff-lj"), layer_elements(atoms))
+    model = lammps_model(get_potential("tersoff-lj"), layer_species(atoms))
     whole = simulation(*steps, timestep_fs=timestep_fs)
     segment = Segment(1, 0, number_of_steps(whole))
     return make_script(whole, seed, atoms, model, segment, restart=False)[0]

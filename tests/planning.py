@@ -114,6 +114,9 @@ class ToyProtocol:
     def labels(self, settings: ToySettings) -> Mapping[str, str]:
         return {"pair": "graphene/hbn"}
 
+    def structure(self, settings: ToySettings) -> Mapping[str, Any]:
+        return {}
+
     def checks(self, result: xr.Dataset) -> tuple[Check, ...]:
         return ()
 

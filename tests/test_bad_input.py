@@ -103,6 +103,11 @@ SLIPS = {
         "direction: [forward, backward]\n      temperature_K: [300, 50]",
         "(50 - 100) (in temperature_K=50); it must",
     ),
+    "potential without an element": (
+        "bath_offset_K: 100",
+        "bath_offset_K: 100\n      potential: sw-ilp",
+        "spec.yaml:12:18: sw-ilp does not know B, C, N; potentials that can: tersoff-lj, tersoff-ilp,",
+    ),
     "no entry": ("calculations:", "calculations: {}\nx:", "at least 1 entry, not 0"),
 }
 

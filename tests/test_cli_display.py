@@ -364,7 +364,7 @@ def test_flags_are_counted() -> None:
 
 def test_news_of_an_edited_spec() -> None:
     runs = RunCounts(total=6, reused=0, waiting=1, changed=0, new=5, no_longer_wanted=0)
-    report = PlanReport("c", runs, StageCounts(6, 0, 6, 0, 0, 0), (), (), (0, 0), (0, 0))
+    report = PlanReport("c", runs, StageCounts(6, 0, 6, 0, 0, 0), (), (), (0, 0), (0, 0), ())
     assert specs.news(report) == "0 of 6 runs are done; 5 new"
 
 

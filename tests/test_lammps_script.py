@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.engines.base import Step
-from campaign.engines.lammps_input import frames_per_sample, layer_elements, write_data_file
+from campaign.engines.lammps_input import frames_per_sample, layer_species, write_data_file
 from campaign.engines.timeline import steps_of
 from campaign.errors import (
     InputError,
@@ -80,13 +80,13 @@ def test_molecules_are_layers_also_where_layers_overlap_in_z(tmp_path: Path) -> 
     atoms = multilayer()
     generator = np.random.default_rng(1)
     atoms.positions[:, 2] += generator.uniform(-3, 3, len(atoms))
-    model = lammps_model(get_potential("tersoff-lj"), layer_elements(atoms))
+    model = lammps_model(get_potential("tersoff-lj"), layer_species(atoms))
     write_data_file(atoms, model, tmp_path / "structure.data")
     text = (tmp_path / "structure.data").read_text()
     rows = np.loadtxt(text.split("Atoms # molecular")[1].splitlines())
     np.testing.assert_array_equal(rows[:, 1] - 1, atoms.arrays["layer"])
     np.testing.assert_allclose(rows[:, 3:], atoms.positions, atol=1e-9)
-    elements = [model.types[int(number) - 1][0] for number in rows[:, 2]]
+    elements = [model.types[int(number) - 1].element for number in rows[:, 2]]
     assert elements == atoms.get_chemical_symbols()
     masses = re.findall(r"^(\d+) (\d+\.\d+)$", text.split("Masses")[1].split("Atoms")[0], re.MULTILINE)
     assert [float(mass) for _, mass in masses] == pytest.approx(model.masses, rel=1e-6)
@@ -130,9 +130,14 @@ def test_simulations_that_make_no_sense(steps: tuple[Step, ...], words: str) -> 
 def test_structures_that_make_no_sense(tmp_path: Path) -> None:
     job = workload(simulation(NVT_STEP), 1, {"structure": tmp_path / "structure.npz"})
     atoms = multilayer()
-    atoms.cell[1, 0] = 1.0
+    atoms.cell[0, 1] = 1.0
     write_structure(atoms, tmp_path / "structure.npz")
-    with pytest.raises(InputError, match="orthogonal"):
+    with pytest.raises(InputError, match="first vector must lie along x"):
+        ENGINE.prepare(job, tmp_path)
+    atoms = multilayer()
+    atoms.pbc = True
+    write_structure(atoms, tmp_path / "structure.npz")
+    with pytest.raises(InputError, match="periodic along z"):
         ENGINE.prepare(job, tmp_path)
     atoms = multilayer()
     atoms.positions[:, 2] -= 18

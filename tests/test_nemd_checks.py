@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +9,10 @@ import xarray as xr
 
 from campaign.protocols.base import Check, Severity
 from campaign.protocols.nemd_checks import CHECKS
-from campaign.protocols.nemd_reduction import ReduceSettings
+from campaign.protocols.nemd_geometry import REGISTRIES
 from campaign.protocols.nemd_variables import VARIABLES
+from campaign.structures.materials import MATERIALS
+from campaign.structures.sites import stackings
 from tests.nemd_cases import PROTOCOL, build, failed, reduced, small, synthetic
 
 
@@ -172,4 +173,4 @@ def test_checks_have_reasons_and_units(built: Path, tmp_path: Path) -> None:
     assert [check.passed for check in checks] == list(result["check_passed"].values)
     for name, kind in CHECKS.items():
         assert kind.sentence.format(value=1.0, limit=2.0), name
-    assert len(get_args(ReduceSettings.model_fields["stacking"].annotation)) == 4
+    assert set(stackings(MATERIALS["hbn"], MATERIALS["graphene"])) == set(REGISTRIES)

@@ -1,12 +1,14 @@
 """Settings of NEMD: the paper's defaults, and what is refused, with the name of the field."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from campaign.errors import SpecError
+from campaign.potentials import add_nep
 from campaign.protocols.nemd_settings import LayerRoles, NemdSettings
 from campaign.protocols.nemd_variables import VARIABLES
 from tests.nemd_cases import PROTOCOL, FakeEngine, fake_engine, layers, small
@@ -93,6 +95,34 @@ def test_impossible_settings_name_the_field(
     with pytest.raises(SpecError, match=words) as caught:
         PROTOCOL.validate(small(**change), "lammps")
     assert caught.value.where == where
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    ("lattice_constants_A", "monolayers_only", "words"),
+    [
+        (
+            {"graphene": 2.46, "hbn": 2.5},
+            True,
+            "mine is made for single layers; potentials that can: tersoff-lj",
+        ),
+        ({"graphene": 2.46}, False, "no lattice constant of hbn; .* --lattice hbn=ANGSTROM"),
+    ],
+)
+def test_a_model_must_be_for_the_pair(
+    lattice_constants_A: dict[str, float],
+    monolayers_only: bool,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
+    model = tmp_path / "model"
+    model.write_text("nep4 3 B C N\n")
+    add_nep(model, "mine", lattice_constants_A, monolayers_only=monolayers_only)
+    with pytest.raises(SpecError, match=words) as caught:
+        PROTOCOL.validate(small(potential="mine"), "lammps")
+    assert caught.value.where == "potential"
 
 
 def test_engine_must_know_steps_and_potential(

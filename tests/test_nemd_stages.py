@@ -1,13 +1,18 @@
 """Stages of NEMD: what they carry, which of them runs share, and what swaps with the direction."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation
 from campaign.protocols.base import CalculationProtocol, Stage
 from campaign.protocols.nemd_settings import NemdSettings
+from campaign.quantities import digest
+from campaign.structures.layers import BuildSettings, build
 from tests.nemd_cases import PROTOCOL, REPLICA, FakeEngine, fake_engine, layers, small
 
 
@@ -15,6 +20,10 @@ from tests.nemd_cases import PROTOCOL, REPLICA, FakeEngine, fake_engine, layers,
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeEngine]]:
     with fake_engine(monkeypatch) as fake:
         yield fake
+
+
+GOLDEN = json.loads((Path(__file__).parent / "data" / "golden_nemd.json").read_text())
+"""As the first version made them, for graphene and h-BN only."""
 
 
 def stages(replica: tuple[int, int] = REPLICA, **changes: Any) -> dict[str, Stage]:
@@ -93,3 +102,20 @@ def test_direction_swaps_source_and_sink(
 def test_labels() -> None:
     assert PROTOCOL.labels(NemdSettings()) == {"pair": "graphene/hbn"}
     assert isinstance(PROTOCOL, CalculationProtocol)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_identities_and_atoms_of_the_first_version_stand(engine: type[FakeEngine], name: str) -> None:
+    golden = GOLDEN[name]
+    settings = NemdSettings.model_validate(
+        {"structure": golden["structure"], "bath_offset_K": 100.0, "preheat_ps": 1.0}
+    )
+    made, *others = PROTOCOL.stages(settings, "lammps", REPLICA)
+    assert made.id == golden["build"]
+    assert [digest(stage.settings) for stage in others] == golden["settings"]
+    if "positions" in golden:
+        assert isinstance(made.settings, BuildSettings)
+        atoms = build(made.settings)
+        weights = np.arange(1, len(atoms) + 1)  # they tell the order of the atoms, too
+        assert weights @ atoms.numbers == golden["elements"]
+        assert weights @ atoms.positions == pytest.approx(golden["positions"], abs=1e-3)

@@ -1,7 +1,6 @@
 """Bilayers of our builder have the energies that the paper's NEP model gives to the authors' own."""
 
 import json
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,12 +8,15 @@ from ase import Atoms
 from ase.io import read
 
 from campaign.structures.layers import BuildSettings, LayerBlock, MultilayerSettings, build
+from campaign.structures.materials import MATERIALS
+from campaign.structures.sites import Stacking
+from campaign.structures.stack import stack_of_one
+from campaign.structures.supercells import rectangular
 from tests.reference import REFERENCE, needs_reference
 
 CALCULATORS = pytest.importorskip("calorine.calculators", reason="calorine (the extra nep) is not installed")
 pytestmark = needs_reference
 
-Stacking = Literal["AA", "AB", "ABp"]
 PUBLISHED: tuple[Stacking, ...] = ("AA", "ABp")
 
 VACUUM_A = 10.0
@@ -85,5 +87,20 @@ def test_binding_distance_and_energy_are_the_published_ones(stacking: Stacking) 
 
 @pytest.mark.parametrize("spacing_A", [3.0, 3.3, 3.6])
 def test_stackings_have_the_order_of_the_paper(spacing_A: float) -> None:
-    lowest, middle, highest = (energy_eV(bilayer(name, spacing_A, 2.483)) for name in ("ABp", "AB", "AA"))
-    assert lowest < middle < highest
+    names: tuple[Stacking, ...] = ("ABp", "DW", "AB", "AA")
+    energies = [energy_eV(bilayer(name, spacing_A, 2.483)) for name in names]
+    assert energies == sorted(energies)
+
+
+def test_stackings_of_hbn_have_the_known_order() -> None:
+    """AA' and AB (B above N) bind alike; N above N (A'B, AA) costs 4 meV/atom, B above B (AB') little."""
+    names: tuple[Stacking, ...] = ("AAp", "AB", "ABp", "ApB", "AA")
+    hbn = MATERIALS["hbn"]
+    energies_meV = {
+        name: 1e3
+        * energy_eV(stack_of_one(hbn, 2, supercell=rectangular((3, 2)), stacking=name, vacuum_A=VACUUM_A))
+        for name in names
+    }
+    assert abs(energies_meV["AB"] - energies_meV["AAp"]) < 0.5
+    assert 0 < energies_meV["ABp"] - energies_meV["AAp"] < 2
+    assert min(energies_meV["ApB"], energies_meV["AA"]) - energies_meV["AAp"] > 4

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from campaign.execution.commit import commit_directory, read_manifest, verify
 from campaign.execution.segments import committed_segments, work_of
 from campaign.execution.worker import STOP, AttemptOutcome, AttemptRequest, run_attempt, run_attempts
 from campaign.layout import Layout
+from campaign.potentials import add_nep, file_hashes
 from campaign.protocols.base import Stage, read_result
 from tests.standin_campaign import engine_starts, plan_of, write_spec
 
@@ -224,3 +226,19 @@ def test_segments_do_not_shrink_where_a_process_takes_longer_to_begin_than_they_
     told = read_manifest(layout.stage(stage.id))["segments"]
     assert told[0]["last"] == 10  # what the speed alone makes in this time
     assert len(told) == 2
+
+
+def test_a_potential_that_changed_since_the_plan_is_not_used(
+    layout: Layout, produce: Produce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results under an identity with the old file's hash would be taken for those of the old file."""
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
+    model = tmp_path / "model"
+    model.write_text("nep4 1 C\n")
+    stage = produce("pieces")
+    stage = replace(stage, files=file_hashes(add_nep(model, "pieces", {"graphene": 2.46})))
+    model.write_text("nep4 1 C\nother\n")
+    add_nep(model, "pieces", {"graphene": 2.46}, replace=True)
+    outcome = attempt(layout, stage, "only")
+    assert (outcome.status, outcome.failure_class) == ("failed", FailureClass.RESOURCE)
+    assert "nep.txt of pieces changed since the plan was made" in outcome.message

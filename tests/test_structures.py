@@ -17,13 +17,12 @@ from campaign.structures.layers import (
     LayerBlock,
     MultilayerSettings,
     build,
-    cell_lengths,
     check_strain,
     interface_layers,
     layer_atoms,
     layer_elements,
     number_of_atoms,
-    realised_strain,
+    realised,
 )
 from campaign.structures.stacking import InterfaceRegistry, interface_registry
 from tests.reference import REFERENCE, needs_reference
@@ -54,6 +53,10 @@ def moire(n: int, m: int, extra: int = 1, layers: int = 1) -> MultilayerSettings
 
 def build_settings(structure: MultilayerSettings) -> BuildSettings:
     return BuildSettings(structure=structure, lattice_constants_A=LATTICE_CONSTANTS_A)
+
+
+def cell_lengths(settings: BuildSettings) -> NDArray[np.float64]:
+    return realised(settings).cell_A.diagonal()
 
 
 def layer_parts(structure: MultilayerSettings) -> list[dict[str, NDArray[np.float64]]]:
@@ -106,8 +109,8 @@ def test_default_is_the_model_of_the_paper(tmp_path: Path) -> None:
     np.testing.assert_allclose(atoms.cell.lengths()[:2], [137.73, 238.56], atol=5e-3)
     counts = np.bincount(atoms.arrays["layer"])
     assert tuple(counts) == layer_atoms(structure) == (12_100,) * 13 + (12_544,) * 12
-    assert atoms.info["strain_graphene_x"] == pytest.approx(1.42 * math.sqrt(3) / 2.4920 - 1)
-    assert atoms.info["strain_hbn_y"] == pytest.approx(1.42 * math.sqrt(3) * 56 / 55 / 2.4979 - 1)
+    assert atoms.info["strain_upper_x"] == pytest.approx(1.42 * math.sqrt(3) / 2.4920 - 1)
+    assert atoms.info["strain_lower_y"] == pytest.approx(1.42 * math.sqrt(3) * 56 / 55 / 2.4979 - 1)
 
     write_structure(atoms, tmp_path / "structure.npz")
     again = read_structure(tmp_path / "structure.npz")
@@ -210,12 +213,12 @@ def test_interface_registry_is_the_one_asked_for(
 
 
 def test_strain_counts_against_the_potential() -> None:
-    strain = realised_strain(build_settings(multilayer()))
+    strain = realised(build_settings(multilayer())).strain
     mean = (2.4920 + 2.4979) / 2
-    assert strain["hbn"] == pytest.approx((mean / 2.4979 - 1,) * 2)
-    assert strain["graphene"] == pytest.approx((mean / 2.4920 - 1,) * 2)
-    assert realised_strain(build_settings(multilayer(cell_from="upper")))["graphene"] == (0, 0)
-    assert realised_strain(build_settings(multilayer(cell_from="lower")))["hbn"] == (0, 0)
+    assert strain["lower"] == pytest.approx((mean / 2.4979 - 1, mean / 2.4979 - 1, 0))
+    assert strain["upper"] == pytest.approx((mean / 2.4920 - 1, mean / 2.4920 - 1, 0))
+    assert realised(build_settings(multilayer(cell_from="upper"))).strain["upper"] == (0, 0, 0)
+    assert realised(build_settings(multilayer(cell_from="lower"))).strain["lower"] == (0, 0, 0)
 
 
 def test_more_strain_than_allowed_is_refused() -> None:
@@ -237,7 +240,13 @@ def test_more_strain_than_allowed_is_refused() -> None:
             {"upper": {"material": "graphene", "layers": 4, "cells": (6, 3)}, "stacking": "moire"},
             "different numbers of cells along y",
         ),
-        ({"upper": {"material": "hbn", "layers": 4, "cells": (5, 3)}}, "same material"),
+        ({"upper": {"material": "graphene", "layers": 4}}, "need cells, or match"),
+        ({"match": {}}, "leave them out of lower and upper"),
+        ({"stacking": "AAp"}, "graphene on hbn has no AAp; stacking must be AA, AB, ABp or DW"),
+        (
+            {"upper": {"material": "mos3", "layers": 4, "cells": (5, 3)}},
+            "should be 'graphene', 'hbn', 'mos2'",
+        ),
         ({"upper": {"material": "graphene", "layers": 0, "cells": (5, 3)}}, "greater than or equal to 1"),
         ({"spacing_A": 1.0}, "greater than or equal to 2.5"),
     ],

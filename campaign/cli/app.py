@@ -411,3 +411,73 @@ def gc(
     from campaign.cli.maintenance import collect
 
     collect(campaign_layout(directory), only or [], yes=yes, as_json=json_)
+
+
+potentials = typer.Typer(help="Interatomic potentials: show them, add your own NEP models.")
+app.add_typer(potentials, name="potentials", invoke_without_command=True)
+
+
+@potentials.callback()
+def list_potentials(context: typer.Context, json_: JsonOption = False) -> None:
+    """Show all potentials: what each is for, and whether its files are here."""
+    if context.invoked_subcommand is None:
+        from campaign.cli.potentials import show_potentials
+
+        show_potentials(as_json=json_)
+
+
+@potentials.command("show")
+def show_potential(
+    name: Annotated[str, typer.Argument(help="Name of a potential.")], json_: JsonOption = False
+) -> None:
+    """Tell all about one potential.
+
+    Files and their hashes, lattice constants, what to cite, what it is good for.
+    """
+    from campaign.cli.potentials import show_potential
+
+    show_potential(name, as_json=json_)
+
+
+@potentials.command("add")
+def add_potential(
+    file: Annotated[Path, typer.Argument(help="A NEP model in GPUMD's format (nep.txt).")],
+    name: Annotated[
+        str | None, typer.Option(help="Its name; default: that of the file.", show_default=False)
+    ] = None,
+    lattice: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MATERIAL=ANGSTROM",
+            help="Its own lattice constant; may be repeated. Default: found by relaxing monolayers with it.",
+            show_default=False,
+        ),
+    ] = None,
+    monolayers: Annotated[
+        bool, typer.Option("--monolayers", help="It was trained on single layers only.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="In place of another one of that name.")] = False,
+) -> None:
+    """Put a NEP model into your library.
+
+    The library is the folder CAMPAIGN_POTENTIALS, by default ~/.local/share/campaign/potentials.
+    """
+    from campaign.cli.potentials import add_file
+
+    add_file(file, name, lattice or [], monolayers=monolayers, replace=replace)
+
+
+@potentials.command("fetch")
+def fetch_potential(
+    name: Annotated[str, typer.Argument(help="Name of a published model.")],
+    url: Annotated[
+        str | None, typer.Option(help="Another place that has the same file.", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch a published NEP model into your library.
+
+    Its hash is checked. A download that broke off goes on where it stopped.
+    """
+    from campaign.cli.potentials import fetch_model
+
+    fetch_model(name, url)

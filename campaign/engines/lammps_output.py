@@ -4,7 +4,6 @@ import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,14 @@ from campaign.engines.lammps_input import (
     Facts,
     frames_per_sample,
 )
-from campaign.engines.segments import ACCUMULATED
+from campaign.engines.series import (
+    Array,
+    Variables,
+    final_structure,
+    heat_flow_series,
+    result_dataset,
+    thermo_series,
+)
 from campaign.errors import (
     CampaignError,
     EngineNotFoundError,
@@ -32,12 +38,6 @@ from campaign.errors import (
     ResourceError,
     TransientError,
 )
-from campaign.physics.transport import layer_temperature
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-Array = npt.NDArray[np.float64]
 
 _TAIL_BYTES = 8192
 STDOUT, STDERR = "stdout.log", "stderr.log"  # written by execution.process
@@ -94,23 +94,12 @@ def read_output(directory: Path) -> Output:
     except FileNotFoundError as error:
         raise TransientError(f"no {Path(error.filename).name}", where=str(directory)) from error
     dangerous = [int(count) for count in re.findall(r"^Dangerous builds = (\d+)", log, re.MULTILINE)]
-    variables = {
-        **series,
-        **final,
-        "dangerous_builds": _variable(
-            (), sum(dangerous), "1", "neighbour lists built too late", cell_methods=ACCUMULATED
-        ),
-        "atoms_initial": _variable((), facts.atoms, "1", "atoms at the start"),
-    }
-    for name, variable in variables.items():
-        if not np.isfinite(variable.values).all():
-            raise PhysicsError(f"{name} is not finite", where=str(directory), hint="use a smaller timestep")
-    import xarray as xr
-
-    dataset = xr.Dataset(
-        variables,
-        coords={"direction": ["x", "y", "z"]},
-        attrs={"engine_version": _version(log), "timestep_fs": facts.timestep_fs},
+    dataset = result_dataset(
+        {**series, **final},
+        directory,
+        atoms=facts.atoms,
+        dangerous_builds=sum(dangerous),
+        attributes={"engine_version": _version(log), "timestep_fs": facts.timestep_fs},
     )
     return Output(dataset, reached, _carried(log))
 
@@ -130,59 +119,40 @@ def _carried(log: str) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
-def _heat_flow(directory: Path, facts: Facts, reached: int) -> "dict[str, xr.Variable]":
+def _heat_flow(directory: Path, facts: Facts, reached: int) -> Variables:
     samples = facts.samples(reached)
     rows = _read_series(directory / SERIES, 9, facts, samples)
     step, source, sink, pe_lower, ke_lower, pe_upper, ke_upper, pe, ke = rows.T
     # LAMMPS counts what a thermostat took, from the run's first step on: the difference to that row, negated,
     # is what it gave. The first row itself is not part of the series.
-    return {
-        "time": _time(step[1:], facts),
-        "layer_temperature": _variable(
-            ("time", "layer"),
-            layer_temperature(_read_layers(directory / LAYERS, facts, samples), facts.atoms_of_layer),
-            "K",
-            "kinetic temperature (3N degrees of freedom), mean over some frames of each interval",
-        ),
-        "source_energy": _given(source, "energy given by the source since the start"),
-        "sink_energy": _given(sink, "energy given by the sink since the start"),
-        "lower_energy": _energy((pe_lower + ke_lower)[1:], "energy of the lower side"),
-        "upper_energy": _energy((pe_upper + ke_upper)[1:], "energy of the upper side"),
-        "total_energy": _energy((pe + ke)[1:], "energy of all atoms"),
-    }
+    return heat_flow_series(
+        _time(step[1:], facts),
+        _read_layers(directory / LAYERS, facts, samples),
+        facts.atoms_of_layer,
+        source_eV=source[:1] - source[1:],
+        sink_eV=sink[:1] - sink[1:],
+        lower_eV=(pe_lower + ke_lower)[1:],
+        upper_eV=(pe_upper + ke_upper)[1:],
+        total_eV=(pe + ke)[1:],
+    )
 
 
-def _thermo(directory: Path, facts: Facts, reached: int) -> "dict[str, xr.Variable]":
+def _thermo(directory: Path, facts: Facts, reached: int) -> Variables:
     rows = _read_series(directory / SERIES, 5, facts, facts.samples(reached))
     step, kinetic, pressure_xx, pressure_yy, potential = rows[1:].T
     per_bar = 1 / (BAR_PER_GPA * facts.slab_fraction)
-    return {
-        "time": _time(step, facts),
-        "temperature": _variable(
-            ("time",), layer_temperature(kinetic, facts.atoms), "K", "kinetic temperature"
-        ),
-        "pressure_xx": _variable(("time",), pressure_xx * per_bar, "GPa", "pressure in the structure, xx"),
-        "pressure_yy": _variable(("time",), pressure_yy * per_bar, "GPa", "pressure in the structure, yy"),
-        "potential_energy": _energy(potential, "potential energy"),
-    }
+    return thermo_series(
+        _time(step, facts),
+        kinetic,
+        facts.atoms,
+        pressure_xx_GPa=pressure_xx * per_bar,
+        pressure_yy_GPa=pressure_yy * per_bar,
+        potential_eV=potential,
+    )
 
 
-def _variable(dims: tuple[str, ...], values: Any, units: str, long_name: str, **more: str) -> "xr.Variable":
-    import xarray as xr
-
-    return xr.Variable(dims, values, {"units": units, "long_name": long_name, **more})
-
-
-def _energy(values: Array, long_name: str) -> "xr.Variable":
-    return _variable(("time",), values, "eV", long_name)
-
-
-def _given(tally: Array, long_name: str) -> "xr.Variable":
-    return _variable(("time",), tally[:1] - tally[1:], "eV", long_name, cell_methods=ACCUMULATED)
-
-
-def _time(steps: Array, facts: Facts) -> "xr.Variable":
-    return _variable(("time",), steps * facts.timestep_fs / 1000, "ps", "time since the start of the step")
+def _time(steps: Array, facts: Facts) -> Array:
+    return steps * facts.timestep_fs / 1000
 
 
 def _read_series(path: Path, columns: int, facts: Facts, samples: range) -> Array:
@@ -219,34 +189,38 @@ def _table(path: Path, columns: int, steps: npt.NDArray[np.int64]) -> Array:
     return rows
 
 
-def _read_final(path: Path, facts: Facts) -> "dict[str, xr.Variable]":
-    rows, lengths = _read_atoms(path)
+def _read_final(path: Path, facts: Facts) -> Variables:
+    rows, lengths, tilt = _read_atoms(path)
     if len(rows) != facts.atoms:
         raise PhysicsError(f"{facts.atoms - len(rows)} of {facts.atoms} atoms were lost", where=str(path))
     numbers = np.asarray(facts.atomic_numbers, dtype=np.int32)[rows[:, 2].astype(np.int64) - 1]
     layers = rows[:, 1].astype(np.int32) - 1
-    return {
-        "cell_length": _variable(("direction",), lengths, "angstrom", "cell length at the end"),
-        "final_position": _variable(("atom", "direction"), rows[:, 3:], "angstrom", "position at the end"),
-        "layer": _variable(("atom",), layers, "1", "layer, from 0 at the bottom"),
-        "atomic_number": _variable(("atom",), numbers, "1", "atomic number"),
-        "atoms_final": _variable((), len(rows), "1", "atoms at the end"),
-    }
+    return final_structure(lengths, rows[:, 3:], layers, numbers, tilt_A=tilt)
 
 
-def _read_atoms(path: Path) -> tuple[Array, Array]:
-    """Rows (id, molecule, type, x, y, z) sorted by id, and the cell lengths, from a dump of one frame."""
+def _read_atoms(path: Path) -> tuple[Array, Array, float | None]:
+    """Rows (id, molecule, type, x, y, z) sorted by id, and lengths and tilt of the cell, from a dump.
+
+    Lengths are the diagonal of the cell, so area and volume are their products; the tilt is that of the
+    second vector along x, None for an orthogonal cell.
+    """
     with path.open() as file:
         header = [file.readline() for _ in range(9)]
         try:
             atoms = int(header[3])
-            bounds = np.array([line.split()[:2] for line in header[5:8]], dtype=np.float64)
+            box = np.array([line.split() for line in header[5:8]], dtype=np.float64)
             rows = np.loadtxt(file, ndmin=2)
         except ValueError as error:
             raise TransientError(f"{path.name} is damaged: {error}", where=str(path)) from error
     if rows.shape != (atoms, 6):
         raise TransientError(f"{path.name} has {len(rows)} of {atoms} atoms", where=str(path))
-    return rows, bounds[:, 1] - bounds[:, 0]
+    lengths = box[:, 1] - box[:, 0]
+    if box.shape[1] == 2:
+        return rows, lengths, None
+    # LAMMPS gives the bounds of a box around the leaning one (manual, Howto_triclinic).
+    tilt = float(box[0, 2])
+    lengths[0] -= abs(tilt)
+    return rows, lengths, tilt
 
 
 def _version(log: str) -> str:

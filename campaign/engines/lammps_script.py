@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.data import atomic_numbers
 
 from campaign.engines.base import (
+    NVE,
     NVT,
     STOP_FILE,
     HeatFlow,
@@ -23,6 +24,7 @@ from campaign.engines.base import (
     Simulation,
     Thermalise,
 )
+from campaign.engines.groups import check_groups
 from campaign.engines.lammps_input import (
     BAR_PER_GPA,
     DATA,
@@ -34,6 +36,7 @@ from campaign.engines.lammps_input import (
     Facts,
     frames_per_sample,
     layers_of,
+    slab_cell,
     slab_fraction,
 )
 from campaign.engines.timeline import TimedStep, timeline
@@ -47,7 +50,7 @@ SERIES_POINTS = 200
 _BLOCK_ATOM_STEPS = 20_000
 """Atom-steps between two looks for a request to stop: a tenth of a second to a few seconds."""
 
-Dynamic = NpT | NVT | Preheat | HeatFlow
+Dynamic = NpT | NVT | NVE | Preheat | HeatFlow
 
 
 def make_script(
@@ -93,6 +96,8 @@ def make_script(
                 writer.npt(timed.step)
             case NVT():
                 writer.nvt(timed.step)
+            case NVE():
+                writer.nve(timed.step)
             case Preheat():
                 writer.preheat(timed.step, index)
             case HeatFlow():
@@ -135,6 +140,7 @@ class _Writer:
         self._seed = seed
         self._model = model
         self._segment = segment
+        self._triclinic = slab_cell(atoms)[3] != 0
         self._recorded = recorded
         self._now = recorded
         self._lines: list[str] = []
@@ -148,9 +154,10 @@ class _Writer:
             first=segment.first,
             last=segment.last,
             atoms_of_layer=tuple(np.bincount(layers_of(atoms)).tolist()),
-            atomic_numbers=tuple(atomic_numbers[element] for element, _ in model.types),
+            atomic_numbers=tuple(atomic_numbers[kind.element] for kind in model.types),
             slab_fraction=slab_fraction(atoms),
         )
+        check_groups(simulation, len(self.facts.atoms_of_layer))
         if recorded.steps < interval:
             raise InputError(
                 f"the last step has {recorded.steps} MD steps, less than a sampling interval of {interval}",
@@ -222,37 +229,44 @@ class _Writer:
         barostat = f"{pressure_bar:.10g} {pressure_bar:.10g} {step.barostat_damping_fs / 1000:.10g}"
         begin, end, half = self._begin, self._end, self._now.steps // 2
         self._heading(step.step)
-        self._add(
-            "# Nothing is frozen: fix npt measures all atoms, and the mobile ones would be too hot.",
-            f"fix motion all npt {bath} x {barostat} y {barostat}",
-        )
+        self._add("# Nothing is frozen: fix npt measures all atoms, and the mobile ones would be too hot.")
+        shear = ""
+        if self._triclinic:
+            self._add("# No shear stress either; flips would make the average of the tilt meaningless.")
+            shear = f" xy 0 0 {step.barostat_damping_fs / 1000:.10g} flip no"
+        self._add(f"fix motion all npt {bath} x {barostat} y {barostat}{shear}")
         self._record()
         if begin < half:
             self._run(begin, min(half, end))
         if end > half:
             self._average_cell(max(begin, half), end)
         if end == self._now.steps:
+            mean = {axis: self._mean_length(axis) for axis in self._cell}
             self._add(
                 "# The cell becomes its average over the last half, not its last instant.",
-                f"variable scale_x equal $({self._mean_length('x')}/lx:%.15g)",
-                f"variable scale_y equal $({self._mean_length('y')}/ly:%.15g)",
-                f'print "campaign: average cell $({self._mean_length("x")}:%.15g) '
-                f'$({self._mean_length("y")}:%.15g)"',
+                f"variable scale_x equal $({mean['x']}/lx:%.15g)",
+                f"variable scale_y equal $({mean['y']}/ly:%.15g)",
+                *([f"variable tilt_xy equal $({mean['xy']}:%.15g)"] if self._triclinic else []),
+                f'print "campaign: average cell {" ".join(f"$({mean[axis]}:%.15g)" for axis in mean)}"',
             )
             self._leave("motion", "cell", "series")
-            self._add("change_box all x scale ${scale_x} y scale ${scale_y} remap units box")
+            tilt = " xy final ${tilt_xy}" if self._triclinic else ""
+            self._add(f"change_box all x scale ${{scale_x}} y scale ${{scale_y}}{tilt} remap units box")
+
+    @property
+    def _cell(self) -> tuple[str, ...]:
+        """What of the cell the barostat changes."""
+        return ("x", "y", "xy") if self._triclinic else ("x", "y")
 
     def _average_cell(self, begin: int, end: int) -> None:
         self._average_from = begin
+        lengths = {axis: "xy" if axis == "xy" else f"l{axis}" for axis in self._cell}
         self._add(
-            "variable length_x equal lx",
-            "variable length_y equal ly",
-            "fix cell all ave/time 1 1 1 v_length_x v_length_y ave running",
+            *(f"variable length_{axis} equal {length}" for axis, length in lengths.items()),
+            f"fix cell all ave/time 1 1 1 {' '.join(f'v_length_{axis}' for axis in lengths)} ave running",
         )
-        carry = (
-            f'print "campaign: carried cell_x=$({self._mean_length("x")}:%.15g) '
-            f'cell_y=$({self._mean_length("y")}:%.15g) cell_samples=$({self._samples()}:%.15g)"'
-        )
+        averages = " ".join(f"cell_{axis}=$({self._mean_length(axis)}:%.15g)" for axis in lengths)
+        carry = f'print "campaign: carried {averages} cell_samples=$({self._samples()}:%.15g)"'
         self._run(begin, end, f"'{carry}'")
         if end < self._now.steps:
             self._add(carry)
@@ -263,8 +277,8 @@ class _Writer:
         return f"step-{self._average_from}+1+{before:.10g}"
 
     def _mean_length(self, axis: str) -> str:
-        """Average length of the cell over this and earlier segments, as a formula."""
-        own = f"f_cell[{'xy'.index(axis) + 1}]"
+        """Average length (or tilt) of the cell over this and earlier segments, as a formula."""
+        own = f"f_cell[{self._cell.index(axis) + 1}]"
         carried = self._segment.carried
         if "cell_samples" not in carried:
             return own
@@ -274,6 +288,13 @@ class _Writer:
     def nvt(self, step: NVT) -> None:
         self._heading(step.step)
         self._add(f"fix motion all nvt {self._bath(step)}")
+        self._record()
+        self._run(self._begin, self._end)
+        self._leave("motion", "series")
+
+    def nve(self, step: NVE) -> None:
+        self._heading(step.step)
+        self._add("fix motion all nve")
         self._record()
         self._run(self._begin, self._end)
         self._leave("motion", "series")
@@ -289,13 +310,11 @@ class _Writer:
         ):
             self._group(name, [layer for layer in layers if layer not in frozen])
             self._langevin(name, temperature_K, damping_ps, index)
-        self._disjoint(hot=step.hot_layers, cold=step.cold_layers)
         self._record()
         self._run(self._begin, self._end)
         self._leave("motion", "hot", "cold", "series")
 
     def heat_flow(self, step: HeatFlow, index: int) -> None:
-        self._disjoint(source=step.source_layers, sink=step.sink_layers, frozen=step.frozen_layers)
         self._heading(step.step)
         self._freeze(step.frozen_layers)
         damping_ps = f"{step.damping_fs / 1000:.10g}"
@@ -388,26 +407,11 @@ class _Writer:
         self._add(f"fix {name} {name} langevin {bath} {bath} {damping_ps} {seed} {tally}".rstrip())
 
     def _group(self, name: str, layers: Iterable[int]) -> None:
-        layers = sorted(set(layers))
-        if not layers:
-            raise InputError(f"the group {name!r} has no layers")
-        highest = len(self.facts.atoms_of_layer) - 1
-        if layers[0] < 0 or layers[-1] > highest:
-            raise InputError(f"the group {name!r} has layers {layers}, the structure has 0 to {highest}")
-        self._group_from(name, f"molecule {' '.join(str(layer + 1) for layer in layers)}")
+        self._group_from(name, f"molecule {' '.join(str(layer + 1) for layer in sorted(set(layers)))}")
 
     def _group_from(self, name: str, definition: str) -> None:
         # LAMMPS would add to a group of that name of an earlier step or segment; only what exists is cleared.
         self._add(f"group {name} empty", f"group {name} clear", f"group {name} {definition}")
-
-    @staticmethod
-    def _disjoint(**groups: Sequence[int]) -> None:
-        owner: dict[int, str] = {}
-        for name, layers in groups.items():
-            for layer in layers:
-                if layer in owner:
-                    raise InputError(f"layer {layer} belongs to both {owner[layer]!r} and {name!r}")
-                owner[layer] = name
 
     def _run(self, begin: int, end: int, *before_stop: str) -> None:
         """Run from one MD step of the present step to another; a request to stop ends the segment.

@@ -1,13 +1,12 @@
 """The one module that runs engine processes: process group, death with the parent, time limit, stop, logs.
 
 No orphan keeps burning an allocation: a process ends with the Python process that started it
-(``PR_SET_PDEATHSIG``), and its whole process group ends when the attempt stops for any reason.
+(`campaign.engines.child`), and its whole process group ends when the attempt stops for any reason.
 
-``PR_SET_PDEATHSIG`` is tied to the *thread* that started the process. `run_process` waits in that same thread
-until the process is gone, so a thread of a pool (a Dask worker's) can run it.
+That death is tied to the *thread* that started the process. `run_process` waits in that same thread until the
+process is gone, so a thread of a pool (a Dask worker's) can run it.
 """
 
-import ctypes
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from campaign.engines.base import STOP_FILE, Command
+from campaign.engines.child import dying_with_parent
 from campaign.errors import CancelledAttemptError, EngineNotFoundError, EngineTimeoutError, OutOfMemoryError
 
 STDOUT = "stdout.log"
@@ -29,10 +29,6 @@ STOP_GRACE_S = 8.0
 """Time in which a process that was asked to stop can reach the end of its block."""
 
 VMSTAT = Path("/proc/vmstat")
-
-_PR_SET_PDEATHSIG = 1
-# Loaded here, because between fork and exec only a call of something ready is safe while other threads exist.
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def run_process(
@@ -131,13 +127,6 @@ def _start(command: Command, directory: Path, threads: int) -> subprocess.Popen[
         raise EngineNotFoundError(
             f"cannot execute {command.argv[0]}", where=str(directory), hint="try `campaign doctor`"
         )
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # the parent died before the call above took effect
-            os._exit(1)
-
     try:
         with (directory / STDOUT).open("wb") as stdout, (directory / STDERR).open("wb") as stderr:
             return subprocess.Popen(  # noqa: S603 - an engine's own command, without a shell
@@ -148,7 +137,7 @@ def _start(command: Command, directory: Path, threads: int) -> subprocess.Popen[
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, loaded before
+                preexec_fn=dying_with_parent(),  # noqa: PLW1509 - one system call, loaded before
             )
     except OSError as error:  # not a program of this machine, or its interpreter is missing
         raise EngineNotFoundError(

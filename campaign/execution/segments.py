@@ -19,11 +19,19 @@ import numpy as np
 
 from campaign.engines.base import Command, Engine, Segment, Simulation, Workload
 from campaign.engines.segments import join_segments
-from campaign.errors import CancelledAttemptError, LedgerError, PhysicsError, TransientError, WalltimeError
+from campaign.errors import (
+    CancelledAttemptError,
+    LedgerError,
+    PhysicsError,
+    ResourceError,
+    TransientError,
+    WalltimeError,
+)
 from campaign.execution.commit import commit_directory, is_committed, read_manifest, verify
 from campaign.execution.process import run_process
 from campaign.layout import Layout
 from campaign.ledger import Ending
+from campaign.potentials import file_hashes, get_potential
 from campaign.protocols.base import Stage, read_result, write_result
 
 if TYPE_CHECKING:
@@ -279,6 +287,18 @@ class SegmentRunner:
             raise TypeError(msg)
         return self.stage.settings
 
+    def _check_files(self) -> None:
+        """Check that the potential is that of the stage's identity: its files lie outside the campaign."""
+        if not self.stage.files:
+            return
+        found = file_hashes(get_potential(self._simulation.potential))
+        changed = [name for name, sha256 in self.stage.files.items() if found.get(name) != sha256]
+        if changed:
+            raise ResourceError(
+                f"{', '.join(changed)} of {self._simulation.potential} changed since the plan was made",
+                hint="put the old file back, or plan with the new one: `campaign run` does",
+            )
+
     def _compute(
         self, segment: Segment, chain: list[CommittedSegment], work: Path, pace: _Pace | None
     ) -> tuple[dict[str, Any], _Pace | None]:
@@ -286,6 +306,7 @@ class SegmentRunner:
         if self.stage.random_seed is None:
             msg = f"a stage of engine {self.stage.engine} needs a replica"
             raise TypeError(msg)
+        self._check_files()
         inputs = dict(self.inputs)
         if chain:
             inputs["state"] = chain[-1].directory / self.engine.state_file

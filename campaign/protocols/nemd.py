@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation, Step, Thermalise
 from campaign.engines.timeline import number_of_steps
@@ -35,11 +35,12 @@ from campaign.structures.layers import (
     MultilayerSettings,
     build,
     number_of_atoms,
+    realised,
 )
+from campaign.structures.stacking import has_named_registry
 
 if TYPE_CHECKING:
     import xarray as xr
-    from ase import Atoms
 
 _NAME = "nemd"
 
@@ -97,7 +98,7 @@ class NemdProtocol:
         if isinstance(stage.settings, BuildSettings):
             atoms = build(stage.settings)
             write_structure(atoms, directory / "structure.npz")
-            write_result(_build_result(stage.settings, atoms), directory)
+            write_result(_build_result(stage.settings), directory)
         elif isinstance(stage.settings, ReduceSettings):
             series, built = read_result(inputs["produce"]), read_result(inputs["structure"])
             write_result(reduce_run(series, built, stage.settings), directory)
@@ -107,7 +108,11 @@ class NemdProtocol:
 
     def labels(self, settings: NemdSettings) -> Mapping[str, str]:
         """``pair``: upper and lower material, such as ``graphene/hbn``."""
-        return {"pair": f"{settings.structure.upper.material}/{settings.structure.lower.material}"}
+        return {"pair": f"{settings.structure.upper.name}/{settings.structure.lower.name}"}
+
+    def structure(self, settings: NemdSettings) -> Mapping[str, Any]:
+        """Materials, atoms, cell, strain and twist of the structure as it will be built."""
+        return _structure(settings.structure, settings.potential)
 
     def checks(self, result: "xr.Dataset") -> tuple[Check, ...]:
         """Gates and flags, as the reduction judged them."""
@@ -160,8 +165,11 @@ def _condition(settings: NemdSettings) -> _Condition:
             sampling_interval_fs=1000 * settings.sampling_interval_ps,
         )
     )
+    build = _build(settings.structure, settings.potential)
+    assert isinstance(build.settings, BuildSettings)
+    structure = build.settings.structure
     return _Condition(
-        build=_build(settings.structure, settings.potential),
+        build=build,
         equilibration=_equilibration(settings),
         production=Simulation(
             potential=settings.potential, timestep_fs=settings.timestep_fs, steps=tuple(steps)
@@ -172,7 +180,8 @@ def _condition(settings: NemdSettings) -> _Condition:
             sink_layers=sink,
             hot_side_layers=hot_side,
             cold_side_layers=cold_side,
-            stacking=settings.structure.stacking,
+            stacking=structure.stacking,
+            named_registry=has_named_registry(structure.lower, structure.upper),
             temperature_K=settings.temperature_K,
             source_temperature_K=source_temperature_K,
             sink_temperature_K=sink_temperature_K,
@@ -207,37 +216,56 @@ def _equilibration(settings: NemdSettings) -> Simulation:
 
 @lru_cache(maxsize=4096)
 def _build(structure: MultilayerSettings, potential: str) -> Stage:
+    settings = build_settings(structure, potential)
     return Stage(
         kind="build",
         protocol=_NAME,
-        settings=build_settings(structure, potential),
+        settings=settings,
         version=BUILDER_VERSION,
-        atoms=number_of_atoms(structure),
+        atoms=number_of_atoms(settings.structure),
     )
 
 
-def _build_result(settings: BuildSettings, atoms: "Atoms") -> "xr.Dataset":
-    """Strain of both materials, size and cell of a structure as built."""
+@lru_cache(maxsize=4096)
+def _structure(structure: MultilayerSettings, potential: str) -> Mapping[str, Any]:
+    facts = realised(build_settings(structure, potential))
+    x, y, _ = facts.cell_A.diagonal().tolist()
+    strains = {
+        f"strain_{side}_{axis}": getattr(facts.strain[side], axis)
+        for side in ("lower", "upper")
+        for axis in "xy"
+    }
+    return {
+        "lower": structure.lower.name,
+        "upper": structure.upper.name,
+        "lower_layers": structure.lower.layers,
+        "upper_layers": structure.upper.layers,
+        "atoms": facts.number_of_atoms,
+        "cell_x_A": x,
+        "cell_y_A": y,
+        **strains,
+        "twist_deg": facts.twist_deg,
+    }
+
+
+def _build_result(settings: BuildSettings) -> "xr.Dataset":
+    """Strain of both materials, twist, size and cell of a structure as built."""
     import xarray as xr
 
-    structure = settings.structure
+    structure, facts = settings.structure, realised(settings)
     values: dict[str, tuple[float, str, str]] = {
         f"strain_{side}_{axis}": (
-            atoms.info[f"strain_{block.material}_{axis}"],
+            getattr(facts.strain[side], axis),
             "1",
-            f"strain of {block.material} along {axis} against the potential's own lattice constant",
+            f"strain of {block.name} along {axis} against the potential's own lattice constant",
         )
         for side, block in (("lower", structure.lower), ("upper", structure.upper))
         for axis in "xy"
     }
-    for axis in "xyz":
-        values[f"cell_{axis}"] = (
-            atoms.info[f"cell_{axis}_A"],
-            "angstrom",
-            f"length of the cell along {axis}",
-        )
-    values["spacing"] = (structure.spacing_A, "angstrom", "distance of the layers")
-    values["number_of_atoms"] = (len(atoms), "1", "atoms")
+    for axis, length_A in zip("xyz", facts.cell_A.diagonal(), strict=True):
+        values[f"cell_{axis}"] = (length_A, "angstrom", f"length of the cell along {axis}")
+    values["twist_angle"] = (facts.twist_deg, "degree", "angle of the upper lattice against the lower one")
+    values["number_of_atoms"] = (facts.number_of_atoms, "1", "atoms")
     return xr.Dataset(
         {
             name: ((), value, {"units": units, "long_name": text})

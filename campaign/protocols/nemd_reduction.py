@@ -7,7 +7,7 @@ those of blocks within the run. Signs: heat flows from source to sink, a jump is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,15 @@ from campaign.physics.transport import (
 from campaign.protocols.base import Check
 from campaign.protocols.nemd_checks import CHECKS, invalid_reason, make_check, raised_flags
 from campaign.protocols.nemd_geometry import REGISTRIES, REGISTRY_MEANING, final_geometry
-from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES, N_BINS, N_SAMPLES, VARIABLES
-from campaign.quantities import NonNegative, Positive, Settings, Temperature
-from campaign.structures.layers import Stacking
+from campaign.protocols.nemd_variables import (
+    AS_BUILT,
+    MIN_WINDOW_SAMPLES,
+    N_BINS,
+    N_SAMPLES,
+    VARIABLES,
+)
+from campaign.quantities import AddedLater, NonNegative, Positive, Settings, Temperature
+from campaign.structures.sites import Stacking
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,7 +51,11 @@ SERIES = ("layer_temperature", "source_energy", "sink_energy", "lower_energy", "
 
 
 class ReduceSettings(Settings):
-    """All that the reduction must know about a run besides its series. Layers count from 0 at the bottom."""
+    """All that the reduction must know about a run besides its series. Layers count from 0 at the bottom.
+
+    ``named_registry`` says whether the stackings of the interface can be told from positions
+    (`campaign.structures.stacking`).
+    """
 
     frozen_layers: tuple[int, ...]
     source_layers: tuple[int, ...]
@@ -60,6 +70,7 @@ class ReduceSettings(Settings):
     build_up_ps: NonNegative
     production_ps: Positive
     sampling_interval_ps: Positive
+    named_registry: Annotated[bool, AddedLater()] = True
 
     @property
     def hot_is_upper(self) -> bool:
@@ -127,7 +138,7 @@ def reduce_run(series: "xr.Dataset", built: "xr.Dataset", settings: ReduceSettin
     series
         What the engine collected of the `HeatFlow` step, build-up included.
     built
-        Result of the build stage (strains).
+        Result of the build stage (strains, twist, cell).
     settings
         Roles of layers, bath temperatures, and the window.
 
@@ -145,7 +156,8 @@ def reduce_run(series: "xr.Dataset", built: "xr.Dataset", settings: ReduceSettin
         "number_of_atoms": int(n_atoms.sum()),
         "dangerous_builds": int(series["dangerous_builds"]),
         "final_stacking": "",
-        **{name: float(built[name]) for name in VARIABLES if name.startswith("strain_")},
+        # structures from before there were twists have none
+        **{name: float(built.get(name, 0.0)) for name in AS_BUILT},
     }
     checks = [
         make_check("finite", faults, 0),
@@ -157,7 +169,9 @@ def reduce_run(series: "xr.Dataset", built: "xr.Dataset", settings: ReduceSettin
         window = _Window.of(series, settings)
         values |= _measure(series, window, n_atoms, settings)
         checks += _judge(values, window, n_atoms, settings)
-        geometry = final_geometry(series, settings.interface_layers)
+        geometry = final_geometry(
+            series, settings.interface_layers, label=settings.stacking, named=settings.named_registry
+        )
         values |= {
             "interface_distance": geometry.interface_distance_A,
             "final_stacking": geometry.stacking,

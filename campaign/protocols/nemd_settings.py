@@ -8,17 +8,17 @@ from pydantic import Field
 
 from campaign.engines.base import get_engine
 from campaign.errors import SpecError
-from campaign.potentials import get_potential
+from campaign.potentials import check_layers, get_potential
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
 from campaign.quantities import Duration, DurationOrZero, Settings, Temperature, TemperatureOffset, Timestep
 from campaign.structures.layers import (
-    ELEMENTS,
     BuildSettings,
     MultilayerSettings,
-    cell_lengths,
     check_strain,
     number_of_atoms,
+    realised,
 )
+from campaign.structures.supercells import is_orthogonal
 
 MAX_ATOMS = 10**8
 """Of one run: far more than one machine can do, and far less than a slip of the finger asks for."""
@@ -37,7 +37,7 @@ class NemdSettings(Settings):
     temperature_K: Temperature = Field(default=300.0, description="Mean temperature of both baths, in K.")
     direction: Literal["forward", "backward"] = Field(
         default="forward",
-        description="Direction of the heat flow: forward = the upper material (graphene) is hot.",
+        description="Direction of the heat flow: forward = the upper material is hot.",
     )
     bath_offset_K: TemperatureOffset = Field(
         default=30.0,
@@ -123,10 +123,21 @@ def engine_facts(name: str) -> EngineFacts:
 
 
 def build_settings(structure: MultilayerSettings, potential: str) -> BuildSettings:
-    """Return the settings of the build stage: structure and the potential's lattice constants."""
+    """Return the settings of the build stage: structure and the potential's lattice constants.
+
+    Raises
+    ------
+    SpecError
+        The structure asks for a common cell, and there is none.
+    """
     own = get_potential(potential).lattice_constants_A
-    materials = (structure.lower.material, structure.upper.material)
-    return BuildSettings(structure=structure, lattice_constants_A={name: own[name] for name in materials})
+    blocks = (structure.lower, structure.upper)
+    return _build_settings(structure, tuple((block.name, own[block.name]) for block in blocks))
+
+
+@lru_cache(maxsize=1024)
+def _build_settings(structure: MultilayerSettings, constants: tuple[tuple[str, float], ...]) -> BuildSettings:
+    return BuildSettings.of(structure, dict(constants))
 
 
 def validate(settings: NemdSettings, engine: str) -> None:
@@ -137,15 +148,18 @@ def validate(settings: NemdSettings, engine: str) -> None:
     SpecError
         With ``where`` set to the dotted name of the field that is to blame.
     """
+    _validate_potential(settings, engine)  # the search for a cell needs its lattice constants
     _validate_size(settings)
     _validate_layers(settings)
     _validate_baths(settings)
     _validate_times(settings)
-    _validate_model(settings, engine)
+    build = build_settings(settings.structure, settings.potential)
+    check_strain(build)
+    _validate_cell(build, matched=settings.structure.match is not None)
 
 
 def _validate_size(settings: NemdSettings) -> None:
-    atoms = number_of_atoms(settings.structure)
+    atoms = number_of_atoms(build_settings(settings.structure, settings.potential).structure)
     if atoms > MAX_ATOMS:
         raise SpecError(
             f"{atoms:,} atoms in each run, more than {MAX_ATOMS:,}",
@@ -166,7 +180,7 @@ def _validate_layers(settings: NemdSettings) -> None:
             problem = "reach across the interface" if free < 0 else "leave no free layer at the interface"
             raise SpecError(
                 f"{what} layers {problem}: the {side} side has {block.layers} "
-                f"layer{'' if block.layers == 1 else 's'} of {block.material}",
+                f"layer{'' if block.layers == 1 else 's'} of {block.name}",
                 where=f"structure.{side}.layers",
                 hint=f"at least {taken + 1} are needed, or fewer thermostat_layers",
             )
@@ -209,13 +223,17 @@ def _validate_times(settings: NemdSettings) -> None:
         )
 
 
-def _validate_model(settings: NemdSettings, engine: str) -> None:
+def _validate_potential(settings: NemdSettings, engine: str) -> None:
     potential = get_potential(settings.potential)
     sides = (settings.structure.lower, settings.structure.upper)
-    elements = {element for side in sides for element in ELEMENTS[side.material]}
-    unknown = elements - set(potential.elements)
+    check_layers(potential, [side.definition.elements for side in sides])
+    unknown = sorted({side.name for side in sides} - set(potential.lattice_constants_A))
     if unknown:
-        raise SpecError(f"{potential.name} does not know {', '.join(sorted(unknown))}", where="potential")
+        raise SpecError(
+            f"{potential.name} has no lattice constant of {', '.join(unknown)}",
+            where="potential",
+            hint=f"`campaign potentials add` it again with --lattice {unknown[0]}=ANGSTROM",
+        )
     if engine not in potential.engines:
         raise SpecError(
             f"{engine} cannot run {potential.name}",
@@ -225,14 +243,26 @@ def _validate_model(settings: NemdSettings, engine: str) -> None:
     lacking = required_capabilities(settings) - engine_facts(engine).capabilities
     if lacking:
         raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
-    build = build_settings(settings.structure, settings.potential)
-    check_strain(build)
-    for axis, length_A in zip("xy", cell_lengths(build)[:2], strict=True):
+    if potential.interlayer == "calculator":
+        from campaign.engines.ase_input import check_potential
+
+        check_potential(potential, required_capabilities(settings))
+
+
+def _validate_cell(build: BuildSettings, *, matched: bool) -> None:
+    for side, block in (("lower", build.structure.lower), ("upper", build.structure.upper)):
+        if not is_orthogonal(block.whole):
+            raise SpecError(
+                f"the cell of {block.name} is not orthogonal",
+                where="structure.match.orthogonal" if matched else f"structure.{side}.supercell",
+                hint="NEMD is done in orthogonal cells",
+            )
+    for axis, length_A in zip("xy", realised(build).cell_A.diagonal(), strict=False):
         if length_A < MIN_CELL_A:
             raise SpecError(
                 f"the cell is {length_A:.2f} A long along {axis}, less than {MIN_CELL_A:g} A: "
                 "an atom would be bonded to two periodic images of the same neighbour",
-                where="structure.lower.cells",
+                where="structure.match.repeat" if matched else "structure.lower.cells",
                 hint="more cells are needed",
             )
 

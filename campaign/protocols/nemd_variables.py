@@ -52,6 +52,22 @@ _MEASURED: Mapping[str, tuple[str, str]] = {
 }
 """Means over the window, each with its standard error beside it."""
 
+AS_BUILT: Mapping[str, Variable] = {
+    **{
+        f"strain_{side}_{axis}": Variable(
+            "1", f"strain of the {side} material along {axis} as built, against the potential's own"
+        )
+        for side in ("lower", "upper")
+        for axis in "xy"
+    },
+    "twist_angle": Variable(
+        "degree", "angle by which the upper lattice is turned against the lower one, as built"
+    ),
+    "cell_x": Variable("angstrom", "length of the cell along x as built"),
+    "cell_y": Variable("angstrom", "length of the cell along y as built"),
+}
+"""What the structure of a run came to, from the result of its build stage."""
+
 VARIABLES: Mapping[str, Variable] = {
     **{
         key: variable
@@ -99,18 +115,7 @@ VARIABLES: Mapping[str, Variable] = {
     "interface_distance": Variable("angstrom", "mean distance of the two layers at the interface at the end"),
     "final_stacking": Variable("", "registry of most of the interface at the end"),
     "stacking_fraction": Variable("1", "part of the interface in each registry at the end", ("registry",)),
-    "strain_lower_x": Variable(
-        "1", "strain of the lower material along x as built, against the potential's own"
-    ),
-    "strain_lower_y": Variable(
-        "1", "strain of the lower material along y as built, against the potential's own"
-    ),
-    "strain_upper_x": Variable(
-        "1", "strain of the upper material along x as built, against the potential's own"
-    ),
-    "strain_upper_y": Variable(
-        "1", "strain of the upper material along y as built, against the potential's own"
-    ),
+    **AS_BUILT,
     "number_of_atoms": Variable("1", "atoms"),
     "dangerous_builds": Variable("1", "dangerous builds of the neighbour list"),
     "check_value": Variable("", "measured value of each gate and flag, in check_units", ("check",)),

@@ -16,6 +16,10 @@ from campaign.report.figures import MAX_CONDITIONS, MAX_PANELS, Picture, picture
 from campaign.report.history import read_history
 from campaign.report.provenance import collect
 from campaign.results import Campaign
+from campaign.runs import StructureRow
+
+MAX_STRUCTURES = 100
+"""Structures that are shown of each calculation."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Section:
     engine: str
     counts: dict[str, int]
     headline: list[tables.HeadlineRow]
+    structures: tuple[StructureRow, ...]
     structure_note: str
     stacking_note: str
     steady: list[tables.SteadyRow]
@@ -103,6 +108,7 @@ def _section(ensemble: Ensemble) -> Section:
         engine=ensemble.calculation.engine,
         counts=ensemble.counts,
         headline=tables.headline(ensemble) if conducts else [],
+        structures=ensemble.calculation.structures[:MAX_STRUCTURES],
         structure_note=tables.structure_note(ensemble) if conducts else "",
         stacking_note=tables.stacking_note(ensemble),
         steady=tables.steady_state(ensemble) if conducts else [],

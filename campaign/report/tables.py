@@ -157,11 +157,12 @@ def stacking_note(ensemble: Ensemble) -> str:
     if not found:
         return ""
     counts = ", ".join(f"{name} {n}" for name, n in found.most_common())
-    note = (
-        f"Stacking of most of the interface at the end, by number of runs: {counts}. AA, AB and ABp are the "
-        "three stackings of a layer on another (ABp has the lowest energy); DW (domain wall) is what is none "
-        "of the three."
-    )
+    note = f"Stacking of most of the interface at the end, by number of runs: {counts}."
+    if set(found) != {"moire"}:
+        note += (
+            " AA, AB and ABp are the three stackings of graphene on h-BN (ABp has the lowest energy); DW "
+            "(domain wall) is what is none of the three."
+        )
     flags = ensemble.table["flags"].values.astype(str)[done] if "flags" in ensemble.table else np.array([])
     slid = sum("stacking_kept" in text.split(", ") for text in flags.tolist())
     if slid > 0.5 * done.sum():

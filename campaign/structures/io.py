@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write_structure(atoms: "Atoms", path: Path) -> None:
-    """Write positions (angstrom), atomic numbers, layers, cell, periodicity and ``info``.
+    """Write positions (angstrom), atomic numbers, layers, sublayers, cell, periodicity and ``info``.
 
     The file is not synced: it lies in the directory of an attempt, and committing the stage does that.
     ``info`` must be plain data (JSON).
@@ -26,6 +26,7 @@ def write_structure(atoms: "Atoms", path: Path) -> None:
             numbers=atoms.numbers,
             positions=atoms.positions,
             layer=atoms.arrays["layer"],
+            sublayer=atoms.arrays.get("sublayer", np.zeros(len(atoms), dtype=np.int64)),
             cell=atoms.cell.array,
             pbc=atoms.pbc,
             info=np.array(json.dumps(atoms.info, allow_nan=False)),
@@ -48,6 +49,9 @@ def read_structure(path: Path) -> "Atoms":
                 numbers=data["numbers"], positions=data["positions"], cell=data["cell"], pbc=data["pbc"]
             )
             atoms.set_array("layer", data["layer"])
+            # files from before there were dichalcogenides have flat layers only
+            flat = np.zeros_like(data["layer"])
+            atoms.set_array("sublayer", data.get("sublayer", flat))
             atoms.info.update(json.loads(str(data["info"])))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ResourceError(f"not a structure: {error}", where=str(path)) from error

@@ -1,7 +1,7 @@
 """Which stacking a graphene/h-BN interface has, from positions, under thermal motion and rigid sliding.
 
 The centre of a carbon hexagon lies above the centre of an h-BN hexagon in AA, above B in AB, and above N in
-ABp (see `campaign.structures.layers`). So the registry at a place is the lateral shift u of the carbon
+ABp (see `campaign.structures.sites`). So the registry at a place is the lateral shift u of the carbon
 hexagon centres there against the h-BN lattice, modulo that lattice.
 
 Lattices are located by waves rather than by atoms. For a reciprocal vector G of the first star of a layer's
@@ -23,6 +23,9 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from campaign.structures.layers import LayerBlock
+from campaign.structures.supercells import is_orthogonal
 
 REGISTRY_RADIUS_A = 0.5
 """Largest distance of the local shift from that of an ideal stacking that still counts as this stacking."""
@@ -63,6 +66,15 @@ class InterfaceRegistry:
     ABp: float
     DW: float
     label: RegistryLabel
+
+
+def has_named_registry(lower: LayerBlock, upper: LayerBlock) -> bool:
+    """Whether `interface_registry` can classify the interface: graphene and h-BN, zigzag along x in both."""
+    elements = {frozenset(block.definition.elements) for block in (lower, upper)}
+    zigzag = all(
+        supercell[0][1] == 0 and is_orthogonal(supercell) for supercell in (lower.whole, upper.whole)
+    )
+    return zigzag and elements == {frozenset("C"), frozenset("BN")}
 
 
 def interface_registry(

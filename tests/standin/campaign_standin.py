@@ -173,5 +173,8 @@ class StandinProtocol:
     def labels(self, settings: StandinSettings) -> Mapping[str, str]:
         return {"pair": "none/none"}
 
+    def structure(self, settings: StandinSettings) -> Mapping[str, Any]:
+        return {}
+
     def checks(self, result: xr.Dataset) -> tuple[Check, ...]:
         return ()

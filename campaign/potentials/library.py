@@ -1,0 +1,259 @@
+"""The user's own potentials: NEP models (neuroevolution potentials), one folder for each, by name.
+
+A folder holds the model, ``nep.txt`` in the format of GPUMD, and ``potential.json``, what is known about it.
+Any ASE calculator is a potential of the library, too, with a ``potential.json`` such as::
+
+    {"calculator": "mace.calculators.MACECalculator", "kwargs": {"model_paths": "my.model"},
+     "files": ["my.model"], "elements": ["B", "C", "N"],
+     "lattice_constants_A": {"graphene": 2.46, "hbn": 2.51}}
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from campaign.errors import ResourceError, SpecError
+from campaign.layout import write_atomic
+from campaign.potentials.builtin import BUILTIN
+from campaign.potentials.potential import Potential
+from campaign.quantities import Positive, Settings
+
+LIBRARY_VARIABLE = "CAMPAIGN_POTENTIALS"
+"""Names the folder of the user's own potentials."""
+
+NEP_FILE = "nep.txt"
+FACTS_FILE = "potential.json"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_FORMAT = re.compile(r"nep[345](_zbl)?")
+"""First word of a model of energies and forces; others (dipole, polarizability) cannot move atoms."""
+
+
+class ModelFacts(Settings):
+    """What is known about a NEP model; ``potential.json``.
+
+    Attributes
+    ----------
+    lattice_constants_A
+        The model's own lattice constant of each material.
+    monolayers_only
+        It was trained on single layers, and knows nothing of what is between them.
+    """
+
+    elements: Annotated[tuple[str, ...], Field(min_length=1)]
+    sha256: str
+    lattice_constants_A: dict[str, Positive]
+    monolayers_only: bool = False
+    citations: tuple[str, ...] = ()
+    notes: str = "As good as what it was trained on."
+    source: str
+
+
+class CalculatorFacts(Settings):
+    """An ASE calculator, as the user writes it; ``potential.json``.
+
+    Attributes
+    ----------
+    calculator
+        Module and class.
+    kwargs
+        Its arguments; files of the potential are named without a folder.
+    files
+        Names of files in the potential's folder that decide what it computes.
+    """
+
+    calculator: Annotated[str, Field(pattern=r"^\w+(\.\w+)+$")]
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    elements: Annotated[tuple[str, ...], Field(min_length=1)]
+    lattice_constants_A: dict[str, Positive]
+    citations: tuple[str, ...] = ()
+    notes: str = "The user's own."
+
+
+def library() -> Path:
+    """Folder of the user's own potentials; it need not exist."""
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        return Path(named)
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "campaign" / "potentials"
+
+
+def model_folder(name: str) -> Path:
+    """Folder of one model."""
+    return library() / name
+
+
+def check_name(name: str) -> None:
+    """Check that a name can be that of a folder, and is not that of another potential.
+
+    Raises
+    ------
+    SpecError
+        It cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"{name!r} is no name for a potential",
+            hint="use letters, digits and . _ + -, 64 at most, the first one a letter or a digit",
+        )
+    if name in BUILTIN:
+        raise SpecError(f"{name!r} is the name of a potential of LAMMPS", hint="choose another one")
+
+
+def read_elements(path: Path) -> tuple[str, ...]:
+    """Elements of a NEP model, in its own order, from the first line of its file.
+
+    Raises
+    ------
+    ResourceError
+        The file cannot be read, or is no model of energies and forces.
+    """
+    from ase.data import atomic_numbers
+
+    try:
+        with path.open() as file:
+            words = file.readline().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResourceError(f"not a NEP model: {error}", where=str(path)) from error
+    kind, count, *elements = *words, "", ""
+    elements = [element for element in elements if element]
+    known = all(element in atomic_numbers for element in elements)
+    if not (_FORMAT.fullmatch(kind) and count == str(len(elements)) and elements and known):
+        raise ResourceError(
+            "not a NEP model", where=str(path), hint="its first line should be like 'nep4 3 B C N'"
+        )
+    return tuple(elements)
+
+
+def add_nep(
+    path: Path,
+    name: str,
+    lattice_constants_A: Mapping[str, float],
+    *,
+    replace: bool = False,
+    monolayers_only: bool = False,
+) -> Potential:
+    """Put a NEP model into the library.
+
+    Parameters
+    ----------
+    path
+        A file in the format of GPUMD (``nep.txt``).
+    lattice_constants_A
+        The model's own lattice constant of each material.
+    replace
+        Accept another model in place of one of this name.
+    monolayers_only
+        It was trained on single layers.
+
+    Raises
+    ------
+    SpecError
+        The name is not one, or a different model has it.
+    ResourceError
+        The file cannot be read, or is no NEP.
+    """
+    facts = ModelFacts(
+        elements=read_elements(path),
+        sha256=file_sha256(path),
+        lattice_constants_A=dict(lattice_constants_A),
+        monolayers_only=monolayers_only,
+        source=str(path.resolve()),
+    )
+    return add_model(path, name, facts, replace=replace)
+
+
+def add_model(path: Path, name: str, facts: ModelFacts, *, replace: bool = False) -> Potential:
+    """Put a model of which more is known into the library; otherwise as `add_nep`."""
+    check_name(name)
+    folder = model_folder(name)
+    there = folder / NEP_FILE
+    if not replace and there.is_file() and file_sha256(there) != facts.sha256:
+        raise SpecError(f"another model is called {name!r}", hint="choose another name, or --replace it")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(there, path.read_bytes())
+    write_atomic(folder / FACTS_FILE, facts.model_dump_json(indent=1) + "\n")
+    return own_potential(name)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def own_names() -> tuple[str, ...]:
+    """Names of the models in the library, sorted."""
+    return tuple(sorted(path.parent.name for path in library().glob(f"*/{FACTS_FILE}")))
+
+
+def own_potential(name: str) -> Potential:
+    """Read a model of the library.
+
+    Raises
+    ------
+    ResourceError
+        What is known about it cannot be read.
+    FileNotFoundError
+        There is none of that name.
+    """
+    if not _NAME.fullmatch(name):
+        raise FileNotFoundError(name)
+    path = model_folder(name) / FACTS_FILE
+    status = path.stat()
+    return _read(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, size: int, mtime_ns: int) -> Potential:  # noqa: ARG001 - they make a changed file a new key
+    try:
+        text = path.read_bytes()
+        if '"calculator"' in text.decode():
+            return _calculator(path.parent, CalculatorFacts.model_validate_json(text))
+        facts = ModelFacts.model_validate_json(text)
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ResourceError(
+            f"not a potential: {reason}", where=str(path), hint="`campaign potentials add` writes it anew"
+        ) from error
+    return described(path.parent.name, facts)
+
+
+def described(name: str, facts: ModelFacts) -> Potential:
+    """Potential of a NEP model with these facts."""
+    return Potential(
+        name=name,
+        description="neuroevolution potential (NEP)" + (", single layers" if facts.monolayers_only else ""),
+        elements=facts.elements,
+        citations=("Fan, Zeng, Zhang et al., Phys. Rev. B 104, 104309 (2021)", *facts.citations),
+        files={NEP_FILE: facts.sha256},
+        lattice_constants_A=facts.lattice_constants_A,
+        interlayer="nep",
+        notes=facts.notes,
+        source=facts.source,
+        engines=("gpumd", "ase", "lammps"),
+        monolayers_only=facts.monolayers_only,
+    )
+
+
+def _calculator(folder: Path, facts: CalculatorFacts) -> Potential:
+    names = (FACTS_FILE, *facts.files)
+    return Potential(
+        name=folder.name,
+        description=f"ASE calculator {facts.calculator}",
+        elements=facts.elements,
+        citations=facts.citations,
+        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names},
+        lattice_constants_A=facts.lattice_constants_A,
+        interlayer="calculator",
+        notes=facts.notes,
+        source="the user's own",
+        engines=("ase",),
+    )

@@ -1,0 +1,89 @@
+"""NEMD with a NEP model on a CPU, as a campaign: from a spec to results whose account is closed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import campaign
+from campaign.errors import SpecError
+from campaign.execution.driver import run_campaign
+from campaign.plan import make_plan
+from campaign.spec import load_spec
+from tests.ase_cases import NoEnergiesPerAtom, add_paper_nep, add_springs, multilayer, written
+from tests.reference import needs_reference
+from tests.test_nep import needs_library
+
+SPEC = """\
+campaign: nep
+calculations:
+  nemd:
+    engine: {engine}
+    settings:
+      potential: paper
+      structure:
+        lower: {{material: hbn, layers: 3, cells: [2, 1]}}
+        upper: {{material: graphene, layers: 2, cells: [2, 1]}}
+        cell_from: mean
+        stacking: ABp
+      thermostat_layers: 1
+      bath_offset_K: 200
+      timestep_fs: 1
+      npt_ps: 0.02
+      nvt_ps: 0.02
+      build_up_ps: 0
+      production_ps: 0.1
+      sampling_interval_ps: 0.005
+    axes:
+      direction: [forward, backward]
+"""
+
+
+@needs_reference
+@needs_library
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ase", pytest.param("lammps", marks=pytest.mark.lammps)])
+def test_a_campaign_with_nep(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 atoms and a few hundred steps: the window holds the heating itself."""
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
+    add_paper_nep()
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC.format(engine=engine))
+    plan, stages = make_plan(load_spec(spec))
+    root = tmp_path / "campaign"
+    assert run_campaign(root, plan, stages, workers=1).failed == 0
+    ds = campaign.open(root).results["nemd"].ds
+    assert ds["state"].values.tolist() == ["done", "done"]
+    for gate in ("finite", "window", "atoms", "neighbours", "closure", "balance", "layer_order", "bond_long"):
+        assert ds["check_passed"].sel(check=gate).all(), gate
+    assert (ds["closure"] != 0).all()
+    for direction, sign in (("forward", 1), ("backward", -1)):
+        run = ds.sel(direction=direction)
+        assert run["source_heat_flow"].item() > 0
+        assert run["sink_heat_flow"].item() > 0
+        profile = run["layer_temperature"].values
+        assert profile[0] == 0  # frozen
+        assert sign * (profile[4] - profile[1]) > 50  # graphene is on top
+    forms = ds["interface_heat_flow_hot_side"] - ds["interface_heat_flow_cold_side"]
+    assert np.abs(forms).max() < 0.02 * float(ds["heat_flow"].min())
+
+
+@needs_reference
+def test_a_potential_of_another_engine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC.format(engine="ase").replace("paper", "tersoff-lj"))
+    with pytest.raises(SpecError, match="ase cannot run tersoff-lj"):
+        make_plan(load_spec(spec))
+
+
+def test_a_calculator_without_energies_per_atom_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
+    add_springs(written(multilayer(), tmp_path), "plain", NoEnergiesPerAtom)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC.format(engine="ase").replace("paper", "plain"))
+    with pytest.raises(SpecError, match="NoEnergiesPerAtom does not give the stress") as caught:
+        make_plan(load_spec(spec))
+    assert "spec.yaml:6" in str(caught.value)  # where the potential is named

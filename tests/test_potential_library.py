@@ -1,0 +1,208 @@
+"""The user's NEP models: what can be added, what is refused, and what is found out about them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from campaign.errors import ResourceError, SpecError
+from campaign.potentials import (
+    Species,
+    add_nep,
+    check_layers,
+    file_hashes,
+    get_potential,
+    lammps_model,
+    potential_files,
+    potential_names,
+)
+from campaign.potentials.builtin import BUILTIN
+from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_constant
+from campaign.potentials.library import file_sha256, read_elements
+from campaign.potentials.published import PUBLISHED, PublishedModel
+from tests.reference import REFERENCE, needs_reference
+from tests.test_cli import campaign
+
+MODEL = "nep4 3 B C N\ncutoff 8 4 414 46\n"
+
+
+@pytest.fixture(autouse=True)
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
+    return tmp_path / "library"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.nep.txt"
+    path.write_text(MODEL)
+    return path
+
+
+def test_a_model_that_was_added_is_a_potential(model: Path) -> None:
+    added = add_nep(model, "mine", {"graphene": 2.46})
+    assert get_potential("mine") == added
+    assert potential_names() == (*BUILTIN, "mine")
+    assert (added.interlayer, added.elements, added.pairs) == ("nep", ("B", "C", "N"), ("graphene/graphene",))
+    assert potential_files(added)["nep.txt"].read_text() == MODEL
+    assert file_hashes(added) == added.files
+    check_layers(added, [("B", "N"), ("C",)])
+
+
+def test_a_change_of_the_library_is_seen_at_once(model: Path) -> None:
+    add_nep(model, "mine", {"graphene": 2.46})
+    assert add_nep(model, "mine", {"graphene": 2.464}).lattice_constants_A == {"graphene": 2.464}
+    assert get_potential("mine").lattice_constants_A == {"graphene": 2.464}
+
+
+def test_another_model_takes_a_name_only_when_asked(model: Path) -> None:
+    before = file_hashes(add_nep(model, "mine", {"graphene": 2.46}))
+    model.write_text(MODEL + "other")
+    with pytest.raises(SpecError, match="another model is called 'mine'; choose another name, or --replace"):
+        add_nep(model, "mine", {"graphene": 2.46})
+    assert file_hashes(get_potential("mine")) == before
+    assert file_hashes(add_nep(model, "mine", {"graphene": 2.46}, replace=True)) != before
+
+
+@pytest.mark.parametrize("name", ["", "../mine", "a/b", ".hidden", "-x", "a b", "x" * 65, "tersoff-lj"])
+def test_names_that_cannot_be(name: str, model: Path, library: Path) -> None:
+    with pytest.raises(SpecError, match=r"name for a potential|name of a potential of LAMMPS"):
+        add_nep(model, name, {})
+    assert not library.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nep4",
+        "nep4 x B",
+        "nep4 2 B C N",
+        "nep4 3 B C Xy",
+        "nep4 0",
+        "nep4_dipole 1 C",
+        "BNC tersoff 3",
+        "nep4 1 -1",
+        "\x00\xff",
+    ],
+)
+def test_files_that_are_no_models(text: str, model: Path) -> None:
+    model.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ResourceError, match="not a NEP model"):
+        read_elements(model)
+
+
+def test_damaged_entries_hide_nothing_else(model: Path, library: Path) -> None:
+    add_nep(model, "mine", {"graphene": 2.46})
+    add_nep(model, "gone", {"graphene": 2.46})
+    (library / "gone" / "nep.txt").unlink()
+    for number, text in enumerate(("", "[]", '{"elements": []}', json.dumps({"elements": ["C"], "x": 1}))):
+        folder = library / f"damaged{number}"
+        folder.mkdir()
+        (folder / "potential.json").write_text(text)
+        with pytest.raises(ResourceError, match=f"damaged{number}/potential.json: not a potential"):
+            get_potential(folder.name)
+    with pytest.raises(ResourceError, match=r"gone/nep\.txt: a file of gone is missing"):
+        file_hashes(get_potential("gone"))
+    assert get_potential("mine").name == "mine"
+    with pytest.raises(SpecError, match=r"potentials that can: .*tersoff-sw-lj, gone, mine"):
+        check_layers(get_potential("sw-ilp"), [("B", "N")])
+
+
+def test_models_of_single_layers_are_for_no_pair(model: Path) -> None:
+    potential = add_nep(model, "flat", {"graphene": 2.46}, monolayers_only=True)
+    assert potential.pairs == ()
+    check_layers(potential, [("C",)])
+    with pytest.raises(SpecError, match="flat is made for single layers; potentials that can: tersoff-lj"):
+        check_layers(potential, [("C",), ("C",)])
+
+
+def test_a_model_has_a_type_for_each_element_in_lammps(model: Path) -> None:
+    lines = lammps_model(add_nep(model, "mine", {}), [[Species("C")], [Species("C")]])
+    assert [kind.element for kind in lines.types] == ["C"]
+    assert lines.type_of("C", 1) == 1
+    assert any("external" in line for line in lines.pair_lines)
+
+
+def test_half_a_model_is_told(model: Path) -> None:
+    pytest.importorskip("calorine", reason="calorine (the extra nep) is not installed")
+    with pytest.raises(ResourceError, match=r"mine\.nep\.txt: not a NEP model"):
+        relaxed_lattice_constant(model, "graphene")
+
+
+@needs_reference
+@pytest.mark.parametrize("published", PUBLISHED.values(), ids=PUBLISHED)
+def test_lattice_constants_of_the_published_models(published: PublishedModel) -> None:
+    pytest.importorskip("calorine", reason="calorine (the extra nep) is not installed")
+    path = REFERENCE / "nep" / f"{published.name.removeprefix('nep-')}.nep.txt"
+    assert file_sha256(path) == published.sha256
+    assert read_elements(path) == published.elements
+    materials = relaxable_materials(published.elements)
+    assert materials == tuple(published.lattice_constants_A)
+    for material in materials:
+        expected = pytest.approx(published.lattice_constants_A[material], abs=1e-4)
+        assert relaxed_lattice_constant(path, material) == expected
+
+
+# --- commands ---
+
+
+def test_what_is_there_is_shown(tmp_path: Path, model: Path) -> None:
+    assert (
+        campaign("potentials", "add", str(model), "--lattice", "graphene=2.46", cwd=tmp_path).returncode == 0
+    )
+    records = {one["name"]: one for one in json.loads(campaign("potentials", "--json", cwd=tmp_path).stdout)}
+    assert set(records) == {*BUILTIN, *PUBLISHED, "mine"}
+    assert records["mine"]["state"] == records["sw-ilp"]["state"] == "installed"
+    assert records["nep-gr-hbn"]["state"] == "not here: `campaign potentials fetch nep-gr-hbn`"
+    assert "graphene/mos2" in records["tersoff-sw-lj"]["pairs"]
+    shown = campaign("potentials", "show", "sw-ilp", cwd=tmp_path).stdout
+    assert all(
+        text in shown
+        for text in ("Acta Mech. Solida Sin.", "mos2 3.1175 A", BUILTIN["sw-ilp"].files["TMD.ILP"])
+    )
+
+
+def test_files_of_the_users_own_are_told_from_those_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    shutil.copy(potential_files(get_potential("tersoff-lj"))["BNC.tersoff"], changed)
+    monkeypatch.setenv("LAMMPS_POTENTIALS", str(changed))
+    assert "not the files" not in campaign("potentials", cwd=tmp_path).stdout
+    with (changed / "BNC.tersoff").open("a") as file:
+        file.write("# mine\n")
+    shown = campaign("potentials", "show", "tersoff-ilp", cwd=tmp_path).stdout
+    assert "installed, but not the files described here: BNC.tersoff" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("add", "absent.txt"), 3, "not a NEP model"),
+        (("add", "nep.txt", "--lattice", "graphene=2.46"), 2, "nep.txt: the file's name says nothing"),
+        (("add", "nep.txt", "--name", "x", "--lattice", "graphene"), 2, "write MATERIAL=ANGSTROM"),
+        (("add", "nep.txt", "--name", "x", "--lattice", "graphene=-1"), 2, "'graphene=-1' is no lattice"),
+        (("show", "tersof-lj"), 2, "did you mean 'tersoff-lj'"),
+        (("fetch", "nep-gr"), 2, "known are: nep-gr-hbn, nep-mos2"),
+    ],
+)
+def test_slips_are_one_line(
+    arguments: tuple[str, ...], code: int, words: str, tmp_path: Path, model: Path
+) -> None:
+    model.rename(tmp_path / "nep.txt")
+    done = campaign("potentials", *arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@needs_reference
+def test_a_published_model_is_known_by_its_hash(tmp_path: Path) -> None:
+    path = REFERENCE / "nep" / "mos2.nep.txt"
+    assert campaign("potentials", "add", str(path), "--name", "own", cwd=tmp_path).returncode == 0
+    own = get_potential("own")
+    assert own.monolayers_only
+    assert own.lattice_constants_A == PUBLISHED["nep-mos2"].lattice_constants_A
