@@ -356,6 +356,24 @@ def test_both_directions_are_joined_where_both_have_runs(tmp_path: Path) -> None
     ]
 
 
+def test_pairs_are_labels_where_they_are_an_axis(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    axes = """
+    axes:
+      pair:
+        - {label: graphene/hbn, set: {structure.upper.material: graphene}}
+        - {label: one, set: {structure.upper.material: hbn}}
+      seed: {count: 2}
+"""
+    for number, text in enumerate((axes, "\n    axes: {seed: {count: 2}}\n")):
+        root = tmp_path / str(number)
+        plan = plan_spec(root, text)
+        make_campaign(root, plan, {run.id: nemd_result(random) for run in plan.runs})
+        rows = summary.condition_rows(Campaign(root).results["nemd"].ds, "nemd")
+        found = [row["labels"].get("pair") for row in rows]
+        assert found == (["graphene/hbn", "one"] if number == 0 else [None])
+
+
 def test_flags_are_counted() -> None:
     line = summary.flags_line({"done": 4, "flagged": 3, "flags": {"stacking_kept": 3, "jump_resolved": 1}})
     assert line == "3 of 4 runs are flagged: stacking_kept (3), jump_resolved (1); see the report"

@@ -30,6 +30,8 @@ def condition_rows(dataset: Any, calculation: str) -> list[dict[str, Any]]:
     """
     if "seed" not in dataset.coords or "itc" not in dataset:
         return []
+    if "pair" in dataset.coords and dataset["pair"].ndim == 0:  # it is the same everywhere, and no axis
+        dataset = dataset.drop_vars("pair")
     single = dataset.campaign.mean("seed")
     rows = [_record(cell, calculation) for cell in _cells(single)]
     if dataset.sizes.get("direction", 0) > 1:
@@ -51,7 +53,7 @@ def _record(cell: Any, calculation: str) -> dict[str, Any]:
     labels: Mapping[str, Any] = {
         str(name): value.item()
         for name, value in cell.coords.items()
-        if value.ndim == 0 and name not in {"condition", "pair"}
+        if value.ndim == 0 and name != "condition"
     }
     number = {name: _plain(cell[name]) for name in ("itc", "itc_standard_error", "itc_lower", "itc_upper")}
     return {
