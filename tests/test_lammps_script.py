@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.engines.base import Step
-from campaign.engines.lammps_input import frames_per_sample, layer_species, write_data_file
-from campaign.engines.timeline import steps_of
+from campaign.engines.lammps_input import layer_species, write_data_file
+from campaign.engines.timeline import frames_per_sample, steps_of
 from campaign.errors import (
     InputError,
 )

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.engines.base import NpT, Segment, Simulation, Workload
-from campaign.engines.lammps_script import sample_steps, segment_end
+from campaign.engines.lammps_script import segment_end
 from campaign.engines.segments import ACCUMULATED, join_segments
-from campaign.engines.timeline import number_of_steps, timeline
+from campaign.engines.timeline import number_of_steps, sample_steps, timeline
 from campaign.structures.io import write_structure
 from tests.lammps_cases import (
     ENGINE,
@@ -92,7 +92,7 @@ def test_counts_are_added_and_times_must_follow() -> None:
 @given(st.integers(1, 3000))
 def test_segments_end_at_samples_and_never_before_they_are_asked_to(step: int) -> None:
     stage = simulation(PREHEAT, HEAT_FLOW)
-    recorded, interval = timeline(stage)[-1], sample_steps(stage)
+    recorded, interval = timeline(stage)[-1], sample_steps(timeline(stage)[-1], stage.timestep_fs)
     end = segment_end(stage, min(step, recorded.last))
     assert min(step, recorded.last) <= end <= recorded.last
     assert end <= recorded.first or (end - recorded.first) % interval == 0

@@ -11,10 +11,9 @@ from ase.calculators.calculator import BaseCalculator
 
 from campaign.engines.base import Simulation, Thermalise, Workload
 from campaign.engines.groups import check_groups
-from campaign.engines.lammps_input import layers_of, slab_fraction
-from campaign.engines.lammps_script import sample_steps
 from campaign.engines.nep import NepCalculator, nep_version
-from campaign.engines.timeline import TimedStep, timeline
+from campaign.engines.slab import layers_of, slab_fraction
+from campaign.engines.timeline import TimedStep, sample_steps, timeline
 from campaign.errors import EngineNotFoundError, InputError, ResourceError, SpecError
 from campaign.layout import write_atomic
 from campaign.potentials import Potential, potential_files
@@ -73,7 +72,7 @@ class Job(Settings):
     @property
     def sample_steps(self) -> int:
         """MD steps between two samples of it."""
-        return sample_steps(self.simulation)
+        return sample_steps(self.recorded, self.simulation.timestep_fs)
 
     @property
     def atoms(self) -> int:
@@ -96,12 +95,7 @@ def make_job(workload: Workload, atoms: Atoms, structure: str, state: str | None
         raise InputError("no dynamical step at the end of the simulation")
     if state is None and not isinstance(steps[0].step, Thermalise):
         raise InputError("a simulation that starts from a structure begins with velocities (thermalise)")
-    if steps[-1].steps < sample_steps(simulation):
-        raise InputError(
-            f"the last step has {steps[-1].steps} MD steps, less than a sampling interval of "
-            f"{sample_steps(simulation)}",
-            where="sampling_interval_fs",
-        )
+    sample_steps(steps[-1], simulation.timestep_fs)  # it must not be longer than the step
     atoms_of_layer = [0] * (int(layers_of(atoms).max()) + 1)
     for layer in layers_of(atoms):
         atoms_of_layer[layer] += 1

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from campaign.engines.ase_input import Job
 from campaign.engines.ase_system import Array, Bath, System
 from campaign.engines.base import HeatFlow
-from campaign.engines.lammps_input import frames_per_sample
+from campaign.engines.timeline import frames_per_sample
 
 
 class Recorder:

@@ -33,7 +33,7 @@ from campaign.engines.ase_input import (
 from campaign.engines.ase_record import Recorder
 from campaign.engines.ase_system import Bath, Snapshot, System
 from campaign.engines.base import NVE, NVT, STOP_FILE, HeatFlow, NpT, Preheat, Thermalise
-from campaign.engines.lammps_input import layers_of
+from campaign.engines.slab import layers_of
 from campaign.engines.timeline import TimedStep
 from campaign.errors import CampaignError, InputError, OutOfMemoryError, PhysicsError, ResourceError
 from campaign.layout import write_atomic

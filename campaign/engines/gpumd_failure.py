@@ -1,11 +1,10 @@
 """Why a GPUMD process failed: its words become an error of the right class."""
 
 import re
-import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 from campaign.engines.gpumd_input import LOG
+from campaign.engines.symptoms import Symptom, find_symptom, signal_name
 from campaign.errors import (
     CampaignError,
     EngineNotFoundError,
@@ -17,48 +16,36 @@ from campaign.errors import (
     TransientError,
 )
 
-
-@dataclass(frozen=True)
-class _Symptom:
-    """Words of GPUMD or of the system, the class of error that they mean, and what to do."""
-
-    pattern: str
-    error: type[CampaignError]
-    hint: str | None = None
-
-
 _NO_GPU = "it needs a GPU and a driver for its CUDA: nvidia-smi tells what there is"
 _SYMPTOMS = (
-    _Symptom("error while loading shared libraries", EngineNotFoundError, "its CUDA libraries are missing"),
-    _Symptom("no space left|disk quota", ResourceError, "free some disk space"),
-    _Symptom("out of memory", OutOfMemoryError, "use a GPU with more memory, or fewer atoms"),
-    _Symptom(
+    Symptom("error while loading shared libraries", EngineNotFoundError, "its CUDA libraries are missing"),
+    Symptom("no space left|disk quota", ResourceError, "free some disk space"),
+    Symptom("out of memory", OutOfMemoryError, "use a GPU with more memory, or fewer atoms"),
+    Symptom(
         "no cuda-capable device|driver version|no kernel image|invalid device|initialization error",
         EngineNotFoundError,
         _NO_GPU,
     ),
     # Atoms that are far away lead to it, as does a GPU that is broken: it may pass.
-    _Symptom(
-        "illegal memory access|launch failure|cuda error", TransientError, "look at the GPU: nvidia-smi"
-    ),
-    _Symptom("campaign: ", PhysicsError, "use a smaller timestep, or look at the start"),
-    _Symptom(
+    Symptom("illegal memory access|launch failure|cuda error", TransientError, "look at the GPU: nvidia-smi"),
+    Symptom("campaign: ", PhysicsError, "use a smaller timestep, or look at the start"),
+    Symptom(
         "this number is (inf|nan)", PhysicsError, "a file that it goes on from has a number that is none"
     ),
-    _Symptom(
+    Symptom(
         "maximum number of neighbors exceeds",
         InputError,
         "the potential's file asks for more than there can be",
     ),
-    _Symptom("three times of the .* cutoff", InputError, "more cells are needed"),
-    _Symptom(
+    Symptom("three times of the .* cutoff", InputError, "more cells are needed"),
+    Symptom(
         "less than 5 times .* per GPU",
         InputError,
         "let CUDA_VISIBLE_DEVICES name one GPU for each run: all that it sees it uses",
     ),
-    _Symptom("not allowed in the used potential", InputError, "use a potential that knows these elements"),
-    _Symptom("failed to open|cannot open", ResourceError, "a file of its input is missing"),
-    _Symptom("invalid keyword|invalid ensemble", InputError, "this version of GPUMD is too old or too new"),
+    Symptom("not allowed in the used potential", InputError, "use a potential that knows these elements"),
+    Symptom("failed to open|cannot open", ResourceError, "a file of its input is missing"),
+    Symptom("invalid keyword|invalid ensemble", InputError, "this version of GPUMD is too old or too new"),
 )
 """In order of search: the first that fits a message decides."""
 
@@ -68,16 +55,16 @@ def read_failure(directory: Path, returncode: int) -> CampaignError:
     message = last_message(directory / LOG)
     if message is None and returncode < 0:
         return TransientError(
-            f"GPUMD was ended by {_signal_name(-returncode)}", where=Location(directory / LOG)
+            f"GPUMD was ended by {signal_name(-returncode)}", where=Location(directory / LOG)
         )
     if message is None:
         return TransientError(
             f"GPUMD ended with code {returncode} and said nothing", where=Location(directory / LOG)
         )
     text, where = message
-    for symptom in _SYMPTOMS:
-        if re.search(symptom.pattern, text, re.IGNORECASE):
-            return symptom.error(text.removeprefix("campaign: "), where=where, hint=symptom.hint)
+    symptom = find_symptom(text, _SYMPTOMS)
+    if symptom is not None:
+        return symptom.error(text.removeprefix("campaign: "), where=where, hint=symptom.hint)
     return InputError(text, where=where, hint="GPUMD refused its input")
 
 
@@ -107,10 +94,3 @@ def last_message(log: Path) -> tuple[str, Location] | None:
         if _PLAIN.search(line):
             return line.strip().rstrip("."), Location(log, number)
     return None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

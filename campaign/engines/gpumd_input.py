@@ -5,17 +5,15 @@ thermostats look at, is read at its start and differs between steps; and the ave
 at its end only.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from campaign.layout import write_atomic
-from campaign.quantities import canonical_json
+from campaign.engines.facts import FactsFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +26,6 @@ THERMO = "thermo.out"
 COMPUTE = "compute.out"
 LOG = "log.gpumd"
 STATE = "state.xyz"
-FACTS = "gpumd.json"
 
 ROLES, LAYERS = 0, 1
 """Grouping methods: what thermostats do with the atoms, and their layers."""
@@ -38,7 +35,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(FactsFile):
     """What reading the output needs besides the output; lies beside the input as ``gpumd.json``.
 
     All steps are MD steps of the stage, except for intervals.
@@ -74,6 +71,8 @@ class Facts:
     carried
         Averages of the segment before: ``cell_x``, ``cell_y`` in angstrom, and their ``cell_samples``.
     """
+
+    FILE: ClassVar[str] = "gpumd.json"
 
     series: Literal["compute", "thermo"]
     averages_cell: bool
@@ -111,19 +110,6 @@ class Facts:
             steps = min(self.block_steps, last - done)
             yield steps
             done += steps
-
-    def write(self, directory: Path) -> None:
-        """Write ``gpumd.json``."""
-        write_atomic(directory / FACTS, canonical_json(asdict(self)), durable=False)
-
-    @classmethod
-    def read(cls, directory: Path) -> Self:
-        """Read ``gpumd.json``."""
-        plain = json.loads((directory / FACTS).read_text())
-        data: dict[str, Any] = {
-            key: tuple(item) if isinstance(item, list) else item for key, item in plain.items()
-        }
-        return cls(**data)
 
 
 def write_model(

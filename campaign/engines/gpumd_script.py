@@ -13,9 +13,8 @@ import numpy as np
 
 from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Segment, Simulation, Step, Thermalise
 from campaign.engines.gpumd_input import LAYERS, POTENTIAL, Facts, Floats, Integers, role_groups
-from campaign.engines.lammps_input import frames_per_sample, layers_of, slab_fraction
-from campaign.engines.lammps_script import SERIES_POINTS
-from campaign.engines.timeline import TimedStep, timeline
+from campaign.engines.slab import layers_of, slab_fraction
+from campaign.engines.timeline import TimedStep, frames_per_sample, sample_steps, timeline
 from campaign.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,25 +43,6 @@ def timed_step(simulation: Simulation, first: int) -> TimedStep:
     if not steps or steps[-1].steps == 0:
         raise InputError("no dynamical step at the end of the simulation")
     return next(timed for timed in steps if timed.last > first)
-
-
-def sample_steps(timed: TimedStep, timestep_fs: float) -> int:
-    """MD steps between two samples of a step.
-
-    Raises
-    ------
-    InputError
-        The step is shorter than that.
-    """
-    if not isinstance(timed.step, HeatFlow):
-        return max(1, timed.steps // SERIES_POINTS)
-    interval = max(1, round(timed.step.sampling_interval_fs / timestep_fs))
-    if timed.steps < interval:
-        raise InputError(
-            f"a step has {timed.steps} MD steps, less than a sampling interval of {interval}",
-            where="sampling_interval_fs",
-        )
-    return interval
 
 
 def segment_end(simulation: Simulation, step: int) -> int:

@@ -1,43 +1,35 @@
 """LAMMPS input files besides the script: the structure, and the facts that reading the output needs."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from campaign.engines.facts import FactsFile
+from campaign.engines.slab import layers_of
 from campaign.errors import InputError
-from campaign.layout import write_atomic
 from campaign.potentials import LammpsModel, Species
-from campaign.quantities import canonical_json
 
 SCRIPT = "in.lammps"
 DATA = "structure.data"
 LOG = "log.lammps"
 STATE = "state.restart"
-FACTS = "lammps.json"
 FINAL = "final.dump"
 SERIES = "series.dat"
 LAYERS = "layers.dat"
 
-MIN_VACUUM_A = 5.0
-"""Least free space below and above the structure; an atom that crosses it is lost, which is an error."""
-
 BAR_PER_GPA = 1e4
-
-MAX_FRAMES_PER_SAMPLE = 5
-"""Frames over which a layer's kinetic energy is averaged within a sampling interval."""
 
 THERMO_COLUMNS = ("step", "v_done", "elapsed", "cpu", "temp", "pe", "etotal", "pxx", "pyy", "lx", "ly")
 """Columns of the log, also for reading progress; ``v_done`` counts the steps of the whole stage."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(FactsFile):
     """What reading the output needs besides the output; lies beside the input as ``lammps.json``.
 
     Attributes
@@ -59,6 +51,8 @@ class Facts:
     slab_fraction
         Thickness of the structure over the height of the cell; LAMMPS' pressures are per volume of the cell.
     """
+
+    FILE: ClassVar[str] = "lammps.json"
 
     series: str
     timestep_fs: float
@@ -85,19 +79,6 @@ class Facts:
         first, last = ((step - self.recorded_first) // self.sample_steps for step in (self.first, reached))
         return range(max(first, 0), max(last, 0) + 1)
 
-    def write(self, directory: Path) -> None:
-        """Write ``lammps.json``."""
-        write_atomic(directory / FACTS, canonical_json(asdict(self)), durable=False)
-
-    @classmethod
-    def read(cls, directory: Path) -> Self:
-        """Read ``lammps.json``."""
-        plain = json.loads((directory / FACTS).read_text())
-        data: dict[str, Any] = {
-            key: tuple(item) if isinstance(item, list) else item for key, item in plain.items()
-        }
-        return cls(**data)
-
 
 def layer_species(atoms: Atoms) -> list[tuple[Species, ...]]:
     """Find what each layer is made of, bottom to top; elements in alphabetical order."""
@@ -106,13 +87,6 @@ def layer_species(atoms: Atoms) -> list[tuple[Species, ...]]:
     for index, sublayer, number in np.unique(_keys(atoms), axis=1).T.tolist():
         species[index].add(Species(chemical_symbols[number], sublayer))
     return [tuple(sorted(of_layer)) for of_layer in species]
-
-
-def layers_of(atoms: Atoms) -> npt.NDArray[np.int64]:
-    """Layer of each atom, shape (atoms,), from 0 at the bottom."""
-    if "layer" not in atoms.arrays or not len(atoms):
-        raise InputError("the structure has no layers", hint="write it with campaign.structures.io")
-    return np.asarray(atoms.arrays["layer"], dtype=np.int64)
 
 
 def _keys(atoms: Atoms) -> npt.NDArray[np.int64]:
@@ -181,32 +155,3 @@ def write_data_file(atoms: Atoms, model: LammpsModel, path: Path) -> None:
         file.writelines(
             f"{atom} {molecule} {kind} {x:.10f} {y:.10f} {z:.10f}\n" for atom, molecule, kind, x, y, z in rows
         )
-
-
-def slab_fraction(atoms: Atoms) -> float:
-    """Thickness of the structure, as layers times their mean distance, over the height of its cell.
-
-    Raises
-    ------
-    InputError
-        Too little vacuum, or a single layer.
-    """
-    layer, height = layers_of(atoms), float(atoms.cell[2, 2])
-    layers = int(layer.max()) + 1
-    z = atoms.positions[:, 2]
-    vacuum_A = min(float(z.min()), height - float(z.max()))
-    if vacuum_A < MIN_VACUUM_A:
-        raise InputError(
-            f"{vacuum_A:g} angstrom of vacuum are too few",
-            hint=f"take {MIN_VACUUM_A:g} or more",
-        )
-    if layers < 2:
-        raise InputError("a single layer has no thickness", hint="use at least two layers")
-    # The median is the middle of a layer: the plane of a flat one, the metals of a dichalcogenide.
-    bottom, top = (float(np.median(z[layer == index])) for index in (0, layers - 1))
-    return (top - bottom) * layers / (layers - 1) / height
-
-
-def frames_per_sample(sample_steps: int) -> int:
-    """Frames of a sample of layer temperatures, evenly spaced, the last one at its end; 5 if they fit."""
-    return next(count for count in range(MAX_FRAMES_PER_SAMPLE, 0, -1) if sample_steps % count == 0)

@@ -1,8 +1,6 @@
 """What a LAMMPS process wrote: progress, series, final structure, and the reason why it failed."""
 
 import re
-import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from campaign.engines.lammps_input import (
     STATE,
     THERMO_COLUMNS,
     Facts,
-    frames_per_sample,
 )
 from campaign.engines.series import (
     Array,
@@ -28,6 +25,8 @@ from campaign.engines.series import (
     result_dataset,
     thermo_series,
 )
+from campaign.engines.symptoms import Symptom, find_symptom, signal_name
+from campaign.engines.timeline import frames_per_sample
 from campaign.errors import (
     CampaignError,
     EngineNotFoundError,
@@ -228,36 +227,27 @@ def _version(log: str) -> str:
     return found.group(1) if found else "unknown"
 
 
-@dataclass(frozen=True)
-class _Symptom:
-    """Words of LAMMPS or of the system, the class of error that they mean, and what to do."""
-
-    pattern: str
-    error: type[CampaignError]
-    hint: str | None = None
-
-
 _SYMPTOMS = (
-    _Symptom("error while loading shared libraries", EngineNotFoundError, "install lammps[mpi] again"),
-    _Symptom("no space left|disk quota|error writing", ResourceError, "free some disk space"),
-    _Symptom("failed to (re)?allocate|bad_alloc|out of memory", OutOfMemoryError, "give it more memory"),
-    _Symptom(
+    Symptom("error while loading shared libraries", EngineNotFoundError, "install lammps[mpi] again"),
+    Symptom("no space left|disk quota|error writing", ResourceError, "free some disk space"),
+    Symptom("failed to (re)?allocate|bad_alloc|out of memory", OutOfMemoryError, "give it more memory"),
+    Symptom(
         # Neighbour bins run out of range where an atom has left for far away.
         "lost atoms|atoms lost|non-numeric|out of range atoms|nan detected|neighbor bins",
         PhysicsError,
         "use a smaller timestep, or look at the start",
     ),
-    _Symptom(
+    Symptom(
         "neighbor list overflow|too many neighbors",
         InputError,
         "raise `one` and `page` of neigh_modify, or look whether atoms collapsed",
     ),
-    _Symptom(
+    Symptom(
         "cannot open|no such file",
         ResourceError,
         "a potential file must lie in a folder of LAMMPS_POTENTIALS",
     ),
-    _Symptom("unrecognized|unknown", InputError, "this LAMMPS lacks a package, or the input is wrong"),
+    Symptom("unrecognized|unknown", InputError, "this LAMMPS lacks a package, or the input is wrong"),
 )
 """In order of search: the first that fits a message decides."""
 
@@ -266,15 +256,17 @@ def read_failure(directory: Path, returncode: int) -> CampaignError:
     """Error of the right class for a process that failed, with file and line of its last message."""
     message = _last_message(directory)
     if message is None and returncode < 0:
-        return _killed(directory, -returncode)
+        return TransientError(
+            f"LAMMPS was ended by {signal_name(-returncode)}", where=Location(directory / LOG)
+        )
     if message is None:
         return TransientError(
             f"LAMMPS ended with code {returncode} and said nothing", where=Location(directory / LOG)
         )
     text, where = message
-    for symptom in _SYMPTOMS:
-        if re.search(symptom.pattern, text, re.IGNORECASE):
-            return symptom.error(text, where=where, hint=symptom.hint)
+    symptom = find_symptom(text, _SYMPTOMS)
+    if symptom is not None:
+        return symptom.error(text, where=where, hint=symptom.hint)
     return InputError(text, where=where, hint="LAMMPS refused its input")
 
 
@@ -298,11 +290,3 @@ def _last_message(directory: Path) -> tuple[str, Location] | None:
                 )
                 return text, Location(directory / name, number)
     return None
-
-
-def _killed(directory: Path, number: int) -> CampaignError:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    return TransientError(f"LAMMPS was ended by {name}", where=Location(directory / LOG))

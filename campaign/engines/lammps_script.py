@@ -34,18 +34,13 @@ from campaign.engines.lammps_input import (
     STATE,
     THERMO_COLUMNS,
     Facts,
-    frames_per_sample,
-    layers_of,
     slab_cell,
-    slab_fraction,
 )
-from campaign.engines.timeline import TimedStep, timeline
+from campaign.engines.slab import layers_of, slab_fraction
+from campaign.engines.timeline import TimedStep, frames_per_sample, sample_steps, timeline
 from campaign.errors import InputError
 from campaign.potentials import LammpsModel
 from campaign.quantities import random_seed
-
-SERIES_POINTS = 200
-"""Samples of temperature and pressure in a step that has no sampling interval of its own."""
 
 _BLOCK_ATOM_STEPS = 20_000
 """Atom-steps between two looks for a request to stop: a tenth of a second to a few seconds."""
@@ -111,19 +106,11 @@ def segment_end(simulation: Simulation, step: int) -> int:
     recorded = timeline(simulation)[-1]
     if step <= recorded.first:
         return max(step, 1)
-    interval = sample_steps(simulation)
+    interval = sample_steps(recorded, simulation.timestep_fs)
     samples = -(-(step - recorded.first) // interval)
     end = recorded.first + samples * interval
     # What is left over after the last sample belongs to the last segment.
     return recorded.last if end + interval > recorded.last else end
-
-
-def sample_steps(simulation: Simulation) -> int:
-    """MD steps between two samples of the last step, which is the one that is recorded."""
-    recorded = timeline(simulation)[-1]
-    if isinstance(recorded.step, HeatFlow):
-        return max(1, round(recorded.step.sampling_interval_fs / simulation.timestep_fs))
-    return max(1, recorded.steps // SERIES_POINTS)
 
 
 class _Writer:
@@ -144,11 +131,10 @@ class _Writer:
         self._recorded = recorded
         self._now = recorded
         self._lines: list[str] = []
-        interval = sample_steps(simulation)
         self.facts = Facts(
             series="heat_flow" if isinstance(recorded.step, HeatFlow) else "thermo",
             timestep_fs=simulation.timestep_fs,
-            sample_steps=interval,
+            sample_steps=sample_steps(recorded, simulation.timestep_fs),
             recorded_first=recorded.first,
             steps_total=recorded.last,
             first=segment.first,
@@ -158,11 +144,6 @@ class _Writer:
             slab_fraction=slab_fraction(atoms),
         )
         check_groups(simulation, len(self.facts.atoms_of_layer))
-        if recorded.steps < interval:
-            raise InputError(
-                f"the last step has {recorded.steps} MD steps, less than a sampling interval of {interval}",
-                where="sampling_interval_fs",
-            )
 
     def begins(self, timed: TimedStep) -> bool:
         """Go on to a step; whether this segment has a part in it. Velocities belong to what follows them."""

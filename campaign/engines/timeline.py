@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from campaign.engines.base import Simulation, Step, Thermalise
+from campaign.engines.base import HeatFlow, Simulation, Step, Thermalise
+from campaign.errors import InputError
+
+SERIES_POINTS = 200
+"""Samples of temperature and pressure in a step that has no sampling interval of its own."""
+
+MAX_FRAMES_PER_SAMPLE = 5
+"""Frames over which a layer's kinetic energy is averaged within a sampling interval."""
 
 
 @dataclass(frozen=True)
@@ -41,3 +48,27 @@ def timeline(simulation: Simulation) -> tuple[TimedStep, ...]:
 def number_of_steps(simulation: Simulation) -> int:
     """MD steps of a whole simulation."""
     return timeline(simulation)[-1].last if simulation.steps else 0
+
+
+def sample_steps(timed: TimedStep, timestep_fs: float) -> int:
+    """MD steps between two samples of a step.
+
+    Raises
+    ------
+    InputError
+        The step is shorter than that.
+    """
+    if not isinstance(timed.step, HeatFlow):
+        return max(1, timed.steps // SERIES_POINTS)
+    interval = max(1, round(timed.step.sampling_interval_fs / timestep_fs))
+    if timed.steps < interval:
+        raise InputError(
+            f"a step has {timed.steps} MD steps, less than a sampling interval of {interval}",
+            where="sampling_interval_fs",
+        )
+    return interval
+
+
+def frames_per_sample(sample_steps: int) -> int:
+    """Frames of a sample of layer temperatures, evenly spaced, the last one at its end; 5 if they fit."""
+    return next(count for count in range(MAX_FRAMES_PER_SAMPLE, 0, -1) if sample_steps % count == 0)
