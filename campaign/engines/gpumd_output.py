@@ -8,19 +8,25 @@ update ``thermo.out``, so temperatures come from ``compute.out`` then.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from campaign.engines.base import Output, Progress
 from campaign.engines.gpumd_input import COMPUTE, LOG, STATE, THERMO, Facts, Floats
 from campaign.engines.gpumd_state import State
-from campaign.engines.segments import ACCUMULATED
-from campaign.errors import EngineNotFoundError, PhysicsError, TransientError
+from campaign.engines.series import (
+    Variables,
+    final_structure,
+    heat_flow_series,
+    result_dataset,
+    thermo_series,
+)
+from campaign.errors import EngineNotFoundError, TransientError
 
 if TYPE_CHECKING:
     import pandas as pd
-    import xarray as xr
 
 GPUMD_BOLTZMANN_EV_PER_K = 8.617343e-5
 """Boltzmann's constant in GPUMD's sources (CODATA 1998), with which it makes temperatures of energies."""
@@ -83,22 +89,13 @@ def read_output(directory: Path) -> Output:
         carried = average_cell(directory, facts, state.step) if facts.averages_cell else {}
     except FileNotFoundError as error:
         raise TransientError(f"no {Path(error.filename).name}", where=str(directory)) from error
-    variables = {
-        **series,
-        **(_final(state) if state.step == facts.steps_total else {}),
-        # It makes a new list as soon as an atom has moved by half the margin: no list is too old.
-        "dangerous_builds": _variable((), 0, "1", "neighbour lists built too late", cell_methods=ACCUMULATED),
-        "atoms_initial": _variable((), facts.atoms, "1", "atoms at the start"),
-    }
-    for name, variable in variables.items():
-        if not np.isfinite(variable.values).all():
-            raise PhysicsError(f"{name} is not finite", where=str(directory), hint="use a smaller timestep")
-    import xarray as xr
-
-    dataset = xr.Dataset(
-        variables,
-        coords={"direction": ["x", "y", "z"]},
-        attrs={"engine_version": read_version(log), "timestep_fs": facts.timestep_fs},
+    final = _final(state) if state.step == facts.steps_total else {}
+    dataset = result_dataset(
+        {**series, **final},
+        directory,
+        atoms=facts.atoms,
+        dangerous_builds=0,  # it makes a new list as soon as an atom has moved by half the margin
+        attributes={"engine_version": read_version(log), "timestep_fs": facts.timestep_fs},
     )
     return Output(dataset, state.step, carried)
 
@@ -177,23 +174,24 @@ def _rows(facts: Facts, reached: int) -> int:
     return sum(steps // facts.frame_steps for steps in facts.blocks(reached))
 
 
-def _series(directory: Path, facts: Facts, reached: int) -> "dict[str, xr.Variable]":
+def _series(directory: Path, facts: Facts, reached: int) -> Variables:
     frames = facts.sample_steps // facts.frame_steps
     samples = (reached - facts.first) // facts.sample_steps
     begin = (facts.first - facts.step_first) // facts.sample_steps
     times_ps = (begin + np.arange(1, samples + 1)) * facts.sample_steps * facts.timestep_fs / 1000
-    read = _heat_flow if facts.series == "compute" else _thermo
-    return {
-        "time": _variable(("time",), times_ps, "ps", "time since the start of the step"),
-        **read(directory, facts, reached, samples * frames, frames),
-    }
+    if facts.series == "compute":
+        return _heat_flow(directory, facts, reached, times_ps, frames)
+    return _thermo(directory, facts, times_ps, frames)
 
 
-def _heat_flow(
-    directory: Path, facts: Facts, reached: int, rows: int, frames: int
-) -> "dict[str, xr.Variable]":
-    """Series from ``rows`` rows; a sample has ``frames`` of them, and energies are those of its last one."""
-    layers = len(facts.atoms_of_layer)
+def _kinetic(temperature_K: Floats, atoms: npt.ArrayLike) -> Floats:
+    """Kinetic energy in eV, of 3N degrees of freedom, from what GPUMD made of it."""
+    return np.asarray(1.5 * np.asarray(atoms) * GPUMD_BOLTZMANN_EV_PER_K * temperature_K)
+
+
+def _heat_flow(directory: Path, facts: Facts, reached: int, times_ps: Floats, frames: int) -> Variables:
+    """Series of samples of ``frames`` rows; energies are those of the last one."""
+    layers, rows = len(facts.atoms_of_layer), len(times_ps) * frames
     table = read_compute(directory / COMPUTE)
     _require_rows(len(table), rows, directory / COMPUTE)
     if table.shape[1] != 2 * layers + 2:
@@ -203,45 +201,39 @@ def _heat_flow(
     written = _rows(facts, reached)
     blocks = [steps // facts.frame_steps for steps in facts.blocks(reached)]
     source, sink = (stitch_blocks(column, blocks) for column in table[:written, -2:].T)
-    temperature, potential = table[:rows, :layers], table[:rows, layers : 2 * layers]
-    # Of one instant; a temperature is that of 3N degrees of freedom.
-    kinetic = 1.5 * np.array(facts.atoms_of_layer) * GPUMD_BOLTZMANN_EV_PER_K * temperature
+    potential = table[:rows, layers : 2 * layers]
+    kinetic = _kinetic(table[:rows, :layers], facts.atoms_of_layer)
     energy = (kinetic + potential)[frames - 1 :: frames]
     upper = list(facts.upper_layers)
     lower = [layer for layer in range(layers) if layer not in facts.upper_layers]
-    return {
-        "layer_temperature": _variable(
-            ("time", "layer"),
-            temperature.reshape(-1, frames, layers).mean(axis=1),
-            "K",
-            "kinetic temperature (3N degrees of freedom), mean over some frames of each interval",
-        ),
-        "source_energy": _given(
-            source[frames - 1 : rows : frames], "energy given by the source since the start"
-        ),
-        "sink_energy": _given(sink[frames - 1 : rows : frames], "energy given by the sink since the start"),
-        "lower_energy": _energy(energy[:, lower].sum(axis=1), "energy of the lower side"),
-        "upper_energy": _energy(energy[:, upper].sum(axis=1), "energy of the upper side"),
-        "total_energy": _energy(energy.sum(axis=1), "energy of all atoms"),
-    }
+    return heat_flow_series(
+        times_ps,
+        kinetic.reshape(-1, frames, layers).mean(axis=1),
+        facts.atoms_of_layer,
+        source_eV=source[frames - 1 : rows : frames],
+        sink_eV=sink[frames - 1 : rows : frames],
+        lower_eV=energy[:, lower].sum(axis=1),
+        upper_eV=energy[:, upper].sum(axis=1),
+        total_eV=energy.sum(axis=1),
+    )
 
 
-def _thermo(directory: Path, facts: Facts, reached: int, rows: int, frames: int) -> "dict[str, xr.Variable]":
-    del reached
+def _thermo(directory: Path, facts: Facts, times_ps: Floats, frames: int) -> Variables:
+    rows = len(times_ps) * frames
     table = _thermo_table(directory)
     _require_rows(len(table), rows, directory / THERMO)
-    sampled = table.iloc[frames - 1 : rows : frames]
-
-    def pressure(axis: str) -> "xr.Variable":
-        values = sampled[f"stress_{axis}{axis}"].to_numpy() / facts.slab_fraction
-        return _variable(("time",), values, "GPa", f"pressure in the structure, {axis}{axis}")
-
-    return {
-        "temperature": _variable(("time",), sampled["temperature"].to_numpy(), "K", "kinetic temperature"),
-        "pressure_xx": pressure("x"),
-        "pressure_yy": pressure("y"),
-        "potential_energy": _energy(sampled["potential_energy"].to_numpy(), "potential energy"),
+    sampled = {
+        name: table[name].to_numpy()[frames - 1 : rows : frames]
+        for name in ("temperature", "stress_xx", "stress_yy", "potential_energy")
     }
+    return thermo_series(
+        times_ps,
+        _kinetic(sampled["temperature"], facts.atoms),
+        facts.atoms,
+        pressure_xx_GPa=sampled["stress_xx"] / facts.slab_fraction,
+        pressure_yy_GPa=sampled["stress_yy"] / facts.slab_fraction,
+        potential_eV=sampled["potential_energy"],
+    )
 
 
 def _thermo_table(directory: Path) -> "pd.DataFrame":
@@ -273,32 +265,9 @@ def _require_rows(there: int, wanted: int, path: Path) -> None:
         raise TransientError(f"has {there} rows instead of {wanted}", where=str(path))
 
 
-def _final(state: State) -> "dict[str, xr.Variable]":
+def _final(state: State) -> Variables:
     from ase.data import atomic_numbers
 
     symbols, index = np.unique(state.symbols, return_inverse=True)
     numbers = np.array([atomic_numbers[symbol] for symbol in symbols], dtype=np.int32)[index]
-    lengths = np.diag(state.cell)
-    return {
-        "cell_length": _variable(("direction",), lengths, "angstrom", "cell length at the end"),
-        "final_position": _variable(
-            ("atom", "direction"), state.positions, "angstrom", "position at the end"
-        ),
-        "layer": _variable(("atom",), state.layers.astype(np.int32), "1", "layer, from 0 at the bottom"),
-        "atomic_number": _variable(("atom",), numbers, "1", "atomic number"),
-        "atoms_final": _variable((), len(numbers), "1", "atoms at the end"),
-    }
-
-
-def _variable(dims: tuple[str, ...], values: Any, units: str, long_name: str, **more: str) -> "xr.Variable":
-    import xarray as xr
-
-    return xr.Variable(dims, values, {"units": units, "long_name": long_name, **more})
-
-
-def _energy(values: Floats, long_name: str) -> "xr.Variable":
-    return _variable(("time",), values, "eV", long_name)
-
-
-def _given(values: Floats, long_name: str) -> "xr.Variable":
-    return _variable(("time",), values, "eV", long_name, cell_methods=ACCUMULATED)
+    return final_structure(np.diag(state.cell), state.positions, state.layers, numbers)
