@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,13 +57,12 @@ def layout(tmp_path: Path) -> Layout:
 # Specs
 
 
-def test_a_bomb_of_aliases_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_bomb_of_aliases_is_refused_before_it_is_read(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
     (tmp_path / "spec.yaml").write_text("\n".join(lines))
-    began = time.monotonic()
+    # as 3.5e9 values it would be read for hours
     assert "more than 100,000 values" in complaint("check", "spec.yaml", cwd=tmp_path)
-    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("text", ["a: " + "[" * 5000, "a: " + "[" * 200 + "]" * 200], ids=["open", "closed"])
