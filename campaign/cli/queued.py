@@ -12,12 +12,12 @@ ANSWER_S = 3.0
 
 def queue_line(layout: Layout, snapshot: dict[str, Any]) -> str:
     """Tell of a driver that is to begin, by one question to SLURM; empty where none is to."""
-    from campaign.execution.slurm import site_environment, states_of_jobs
-    from campaign.site import find_site
-
     told = driver_job(layout)
     if told is None or not driver_is_awaited(layout, snapshot):
         return ""
+    from campaign.execution.slurm import site_environment, states_of_jobs
+    from campaign.site import find_site
+
     job = f"its driver is job {told['job']} on {told['site']}"
     try:
         with site_environment(find_site(told["site"]).site):
