@@ -63,6 +63,10 @@ def test_a_stage_of_five_segments_is_committed_as_one(layout: Layout, produce: P
     outcome = attempt(layout, stage, "only")
     assert outcome.status == "committed"
     assert (outcome.ending.segments, outcome.ending.steps) == (5, 100)
+    # A driver that starts after the death of the last one asks what a committed stage was.
+    told = work_of(layout, stage.id, "only")
+    assert (told.segments, told.steps, told.host) == (5, 100, outcome.ending.host)
+    assert work_of(layout, stage.id, "another").segments == 0
     check_result(layout, stage)
     manifest = read_manifest(layout.stage(stage.id))
     assert [(one["first"], one["last"]) for one in manifest["segments"]] == [

@@ -172,12 +172,31 @@ def damaged_segments(layout: Layout, *, hashes: bool) -> tuple[int, int, list[st
 
 
 def work_of(layout: Layout, stage_id: str, attempt_id: str) -> Ending:
-    """Tell what one attempt committed of a stage that is not finished."""
+    """Tell what one attempt committed of a stage: by its segments or, where it is finished, its manifest."""
+    if is_committed(layout, stage_id):
+        try:
+            return _work_in(read_manifest(layout.stage(stage_id)), attempt_id)
+        except LedgerError:  # damaged; that is told where the stage is needed
+            return Ending()
     kept = [item for item in committed_segments(layout, stage_id) if item.attempt == attempt_id]
     return Ending(
         wall_s=sum(segment.wall_s for segment in kept),
         segments=len(kept),
         steps=sum(segment.last - segment.first for segment in kept),
+    )
+
+
+def _work_in(manifest: Mapping[str, Any], attempt_id: str) -> Ending:
+    if manifest.get("attempt") != attempt_id:  # a copy committed it
+        return Ending()
+    own = [one for one in manifest.get("segments", ()) if one["attempt"] == attempt_id]
+    return Ending(
+        started=manifest.get("started"),
+        finished=manifest.get("finished"),
+        host=manifest.get("host"),
+        wall_s=sum(one["wall_s"] for one in own) if own else manifest.get("wall_s"),
+        segments=len(own),
+        steps=sum(one["last"] - one["first"] for one in own),
     )
 
 

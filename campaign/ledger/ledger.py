@@ -132,8 +132,9 @@ class Ledger(LedgerFile):
                 "SELECT id, stage_id FROM attempts WHERE state = 'running'"
             ).fetchall()
             for row in rows:
+                work = work_of(row["stage_id"], row["id"])
                 if committed(row["stage_id"]):
-                    self.commit(row["id"])
+                    self.commit(row["id"], work)
                     settled["done"] += 1
                 else:
                     self.fail(
@@ -142,7 +143,7 @@ class Ledger(LedgerFile):
                         DRIVER_DIED,
                         again=True,
                         counted=False,
-                        ending=work_of(row["stage_id"], row["id"]),
+                        ending=work,
                     )
                     settled["pending"] += 1
         return settled
