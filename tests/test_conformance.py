@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from campaign.engines.base import NVE, NVT, HeatFlow, Segment, Step, Thermalise
+from campaign.engines.base import NVE, NVT, HeatFlow, Segment, Step, Thermalise, get_engine
 from campaign.errors import CampaignError, InputError, SpecError
 from campaign.potentials import potential_folders
 from campaign.quantities import BOLTZMANN_EV_PER_K
@@ -32,6 +32,12 @@ pytestmark = [pytest.mark.lammps, pytest.mark.slow]
 
 TOLERANCE_EV = {"lammps": 1e-9, "gpumd": 1e-5}
 """Per atom, and per angstrom for forces: double precision, and GPUMD's single precision."""
+
+RELATIVE = {"lammps": 1e-6, "gpumd": 1e-4}
+"""Of virials."""
+
+WRITTEN_A = {"lammps": 1e-8, "ase": 1e-8, "gpumd": 1e-3}
+"""Restart files of GPUMD have six digits."""
 
 STEPS = 60
 NVE_STEP = NVE(duration_ps=STEPS * TIMESTEP_FS / 1000)
@@ -79,8 +85,7 @@ class Stages:
 
     def _after(self, name: str) -> dict[str, Path]:
         ran = self.run(name)
-        (state,) = (ran.directory / name for name in ("state.npz", "state.restart") if _is_in(ran, name))
-        return {**self._built, "state": state}
+        return {**self._built, "state": ran.directory / get_engine(self.case.engine).state_file}
 
     def _start(self, directory: Path) -> Ran:
         self._directory.mkdir()
@@ -104,10 +109,6 @@ class Stages:
 
     def _heat_flow(self, directory: Path) -> Ran:
         return run_steps(self.case, [HEAT_FLOW], self._after("start"), directory)
-
-
-def _is_in(ran: Ran, name: str) -> bool:
-    return (ran.directory / name).is_file()
 
 
 @pytest.fixture(scope="module")
@@ -139,22 +140,17 @@ def test_energies_forces_and_virials_agree(
     directories = [tmp_path / str(case) for case in pair]
     for directory in directories:
         directory.mkdir()
-    try:
-        one, other = (
-            single_point(case, atoms, directory) for case, directory in zip(pair, directories, strict=True)
-        )
-    except InputError as error:
-        if "not orthogonal" not in str(error):
-            raise
-        pytest.skip(f"the engine's input is {error.message}")
-    tolerance = TOLERANCE_EV[pair[0].engine]
+    one, other = (
+        single_point(case, atoms, directory) for case, directory in zip(pair, directories, strict=True)
+    )
+    tolerance, relative = TOLERANCE_EV[pair[0].engine], RELATIVE[pair[0].engine]
     off_eV = abs(one.energy - other.energy) / len(atoms)
     off_eV_per_A = np.abs(one.forces - other.forces).max()
     assert np.abs(one.forces).max() > 1  # or there was nothing to compare
     found(f"{off_eV:.0e} eV/atom, {off_eV_per_A:.0e} eV/A")
     assert off_eV < tolerance
     assert off_eV_per_A < tolerance
-    np.testing.assert_allclose(one.virial_GPa, other.virial_GPa, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(one.virial_GPa, other.virial_GPa, rtol=relative, atol=0.1 * relative)
     np.testing.assert_allclose(one.masses, other.masses, rtol=1e-6)
     np.testing.assert_array_equal(one.layers, other.layers)
     assert list(one.elements) == list(other.elements)
@@ -182,7 +178,7 @@ def test_restart_continues(stages: Stages, found: Found) -> None:
     off_A = halves[1]["final_position"].values - whole["final_position"].values
     off_A -= length_A * np.round(off_A / length_A)
     found(f"{np.abs(off_A).max():.0e} A")
-    assert np.abs(off_A).max() < 1e-8
+    assert np.abs(off_A).max() < WRITTEN_A[stages.case.engine]
 
 
 def test_thermostats_balance(stages: Stages, found: Found) -> None:
@@ -207,13 +203,14 @@ def test_a_fixed_layer_stays(stages: Stages, found: Found) -> None:
     moved_A -= length_A * np.round(moved_A / length_A)
     layer = after["layer"].values
     found(f"{np.abs(moved_A[layer == 0]).max():.0e} A")
-    assert np.abs(moved_A[layer == 0]).max() < 1e-8
+    written_A = WRITTEN_A[stages.case.engine]
+    assert np.abs(moved_A[layer == 0]).max() < written_A
     assert all(np.abs(moved_A[layer == number]).max() > 1e-3 for number in (1, 2, 3))
     np.testing.assert_array_equal(after["layer_temperature"].values[:, 0], 0)
     built = model(stages.case.potential)
     np.testing.assert_array_equal(layer, built.arrays["layer"])
     np.testing.assert_array_equal(after["atomic_number"].values, built.numbers)
-    np.testing.assert_allclose(length_A, np.diag(built.cell.array), rtol=1e-9)
+    np.testing.assert_allclose(length_A, np.diag(built.cell.array), rtol=0.1 * written_A)
 
 
 def test_results_have_the_same_names_and_units(stages: Stages, found: Found) -> None:

@@ -283,6 +283,7 @@ def test_gpumd_ends_with_what_started_it(equilibrated: dict[str, Path], tmp_path
         process.kill()
         process.wait()
         wait_for(lambda: not alive(), GONE_S)
+    assert alive() == []
 
 
 def test_a_checkpoint_that_is_cut_short_is_left_out(equilibrated: dict[str, Path], tmp_path: Path) -> None:

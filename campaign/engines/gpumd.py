@@ -33,7 +33,9 @@ class GpumdEngine:
 
     name: ClassVar[str] = "gpumd"
     results_version: ClassVar[int] = 1
-    capabilities: ClassVar[frozenset[str]] = frozenset({"thermalise", "npt", "nvt", "preheat", "heat_flow"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"thermalise", "npt", "nvt", "nve", "preheat", "heat_flow"}
+    )
     state_file: ClassVar[str] = STATE
     """Name of the checkpoint that a segment leaves for the next one."""
 
@@ -61,6 +63,7 @@ class GpumdEngine:
         binary = find_gpumd()
         atoms = read_structure(workload.inputs["structure"])
         _require_slab(atoms)
+        potential = _nep_file(simulation, atoms)
         state = State.read(workload.inputs["state"]) if "state" in workload.inputs else None
         if state is not None and not np.array_equal(state.symbols, atoms.get_chemical_symbols()):
             raise InputError("the state is that of another structure", where=str(workload.inputs["state"]))
@@ -73,7 +76,7 @@ class GpumdEngine:
         groups, numbers = make_groups(simulation, atoms, segment.first)
         script = make_script(simulation, workload.random_seed, facts, numbers, minimise=state is None)
         _require_keywords(binary, script)
-        shutil.copyfile(_nep_file(simulation), directory / POTENTIAL)
+        shutil.copyfile(potential, directory / POTENTIAL)
         (directory / SCRIPT).write_text(script)
         write_model(
             directory / MODEL,
@@ -129,19 +132,22 @@ def find_gpumd() -> Path:
     return Path(found).resolve()
 
 
-def _nep_file(simulation: Simulation) -> Path:
+def _nep_file(simulation: Simulation, atoms: "Atoms") -> Path:
     """Path of the potential's file.
 
     Raises
     ------
     InputError
-        It is not a neuroevolution potential.
+        It is not a neuroevolution potential, or lacks an element.
     ResourceError
         The file is missing.
     """
     potential = get_potential(simulation.potential)
     if potential.interlayer != "nep":
         raise InputError(f"GPUMD cannot run {potential.name}", hint="use a NEP model")
+    unknown = set(atoms.symbols) - set(potential.elements)
+    if unknown:
+        raise InputError(f"{potential.name} does not know {', '.join(sorted(unknown))}")
     path = potential_files(potential)[POTENTIAL]
     if not path.is_file():
         raise ResourceError(f"{potential.name} has no {POTENTIAL}", where=str(path))

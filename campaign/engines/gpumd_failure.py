@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from campaign.engines.gpumd_input import LOG
-from campaign.engines.symptoms import Symptom, find_symptom, signal_name
+from campaign.engines.symptoms import Symptom, explain
 from campaign.errors import (
     CampaignError,
     EngineNotFoundError,
@@ -28,7 +28,7 @@ _SYMPTOMS = (
     ),
     # Atoms that are far away lead to it, as does a GPU that is broken: it may pass.
     Symptom("illegal memory access|launch failure|cuda error", TransientError, "look at the GPU: nvidia-smi"),
-    Symptom("campaign: ", PhysicsError, "use a smaller timestep, or look at the start"),
+    Symptom("^a temperature of .+ more than", PhysicsError, "use a smaller timestep, or look at the start"),
     Symptom(
         "this number is (inf|nan)", PhysicsError, "a file that it goes on from has a number that is none"
     ),
@@ -47,25 +47,11 @@ _SYMPTOMS = (
     Symptom("failed to open|cannot open", ResourceError, "a file of its input is missing"),
     Symptom("invalid keyword|invalid ensemble", InputError, "this version of GPUMD is too old or too new"),
 )
-"""In order of search: the first that fits a message decides."""
 
 
 def read_failure(directory: Path, returncode: int) -> CampaignError:
     """Error of the right class for a process that failed, with file and line of its last message."""
-    message = last_message(directory / LOG)
-    if message is None and returncode < 0:
-        return TransientError(
-            f"GPUMD was ended by {signal_name(-returncode)}", where=Location(directory / LOG)
-        )
-    if message is None:
-        return TransientError(
-            f"GPUMD ended with code {returncode} and said nothing", where=Location(directory / LOG)
-        )
-    text, where = message
-    symptom = find_symptom(text, _SYMPTOMS)
-    if symptom is not None:
-        return symptom.error(text.removeprefix("campaign: "), where=where, hint=symptom.hint)
-    return InputError(text, where=where, hint="GPUMD refused its input")
+    return explain("GPUMD", last_message(directory / LOG), returncode, directory / LOG, _SYMPTOMS)
 
 
 _KIND = re.compile(r"^(CUDA|Input) Error:?\s*$")
@@ -92,5 +78,5 @@ def last_message(log: Path) -> tuple[str, Location] | None:
             text = found[1].strip().rstrip(".")
             return f"CUDA error: {text}" if kinds[-1:] == ["CUDA"] else text, Location(log, number)
         if _PLAIN.search(line):
-            return line.strip().rstrip("."), Location(log, number)
+            return line.strip().rstrip(".").removeprefix("campaign: "), Location(log, number)
     return None

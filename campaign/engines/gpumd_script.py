@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Segment, Simulation, Step, Thermalise
+from campaign.engines.base import NVE, NVT, HeatFlow, NpT, Preheat, Segment, Simulation, Step, Thermalise
 from campaign.engines.gpumd_input import LAYERS, POTENTIAL, Facts, Floats, Integers, role_groups
+from campaign.engines.groups import check_groups
 from campaign.engines.slab import layers_of, slab_fraction
 from campaign.engines.timeline import TimedStep, frames_per_sample, sample_steps, timeline
 from campaign.errors import InputError
@@ -29,6 +30,9 @@ ELASTIC_MODULUS_GPA = 50
 
 _BLOW_UP = 10.0
 """Factor above the highest temperature of a step at which a simulation has blown up."""
+
+AMBIENT_K = 300.0
+"""Stands for the temperature of a step that names none and goes on from a state."""
 
 
 def timed_step(simulation: Simulation, first: int) -> TimedStep:
@@ -93,7 +97,8 @@ def make_facts(simulation: Simulation, atoms: "Atoms", segment: Segment, cell: F
         upper_layers=step.upper_layers if isinstance(step, HeatFlow) else (),
         slab_fraction=slab_fraction(atoms),
         cell=tuple(float(number) for number in cell.flat),
-        limit_K=_BLOW_UP * max(_temperatures(step)),
+        limit_K=_BLOW_UP
+        * max(_temperatures(step), default=_start_temperature(simulation, segment.first, step)),
         carried=segment.carried,
     )
 
@@ -115,19 +120,8 @@ def make_groups(
         Layers that do not exist, or have two roles; no source or no sink.
     """
     layer = layers_of(atoms)
+    check_groups(simulation, int(layer.max()) + 1)
     roles = _roles(timed_step(simulation, first).step)
-    owner: dict[int, str] = {}
-    for role, layers in roles.items():
-        if role != "frozen" and not layers:
-            raise InputError(f"the group {role!r} has no layers")
-        for number in layers:
-            if not 0 <= number <= layer.max():
-                raise InputError(
-                    f"the group {role!r} has layer {number}, the structure has 0 to {layer.max()}"
-                )
-            if number in owner:
-                raise InputError(f"layer {number} belongs to both {owner[number]!r} and {role!r}")
-            owner[number] = role
     groups, numbers = role_groups(layer, roles)
     return [groups, layer], numbers
 
@@ -191,13 +185,15 @@ def _start_temperature(simulation: Simulation, first: int, step: Step) -> float:
     for timed in reversed(timeline(simulation)):
         if isinstance(timed.step, Thermalise) and timed.first == first:
             return timed.step.temperature_K
-    return max(_temperatures(step))
+    return max(_temperatures(step), default=AMBIENT_K)
 
 
 def _temperatures(step: Step) -> tuple[float, ...]:
     match step:
         case NpT() | NVT():
             return (step.temperature_K,)
+        case NVE():
+            return ()
         case Preheat():
             return step.hot_temperature_K, step.cold_temperature_K
         case HeatFlow():
@@ -239,6 +235,8 @@ def _ensemble(step: Step, facts: Facts, groups: Mapping[str, int]) -> list[str]:
         case NVT():
             temperature = f"{step.temperature_K:.10g} {step.temperature_K:.10g}"
             return [f"ensemble nvt_nhc {temperature} {_in_steps(step.thermostat_damping_fs, facts)}"]
+        case NVE():
+            return ["ensemble nve"]
         case Preheat() | HeatFlow():
             # Two temperatures, as a mean and what source and sink are above and below it.
             hot, cold = _temperatures(step)

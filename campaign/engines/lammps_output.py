@@ -25,7 +25,7 @@ from campaign.engines.series import (
     result_dataset,
     thermo_series,
 )
-from campaign.engines.symptoms import Symptom, find_symptom, signal_name
+from campaign.engines.symptoms import Symptom, explain
 from campaign.engines.timeline import frames_per_sample
 from campaign.errors import (
     CampaignError,
@@ -249,25 +249,11 @@ _SYMPTOMS = (
     ),
     Symptom("unrecognized|unknown", InputError, "this LAMMPS lacks a package, or the input is wrong"),
 )
-"""In order of search: the first that fits a message decides."""
 
 
 def read_failure(directory: Path, returncode: int) -> CampaignError:
     """Error of the right class for a process that failed, with file and line of its last message."""
-    message = _last_message(directory)
-    if message is None and returncode < 0:
-        return TransientError(
-            f"LAMMPS was ended by {signal_name(-returncode)}", where=Location(directory / LOG)
-        )
-    if message is None:
-        return TransientError(
-            f"LAMMPS ended with code {returncode} and said nothing", where=Location(directory / LOG)
-        )
-    text, where = message
-    symptom = find_symptom(text, _SYMPTOMS)
-    if symptom is not None:
-        return symptom.error(text, where=where, hint=symptom.hint)
-    return InputError(text, where=where, hint="LAMMPS refused its input")
+    return explain("LAMMPS", _last_message(directory), returncode, directory / LOG, _SYMPTOMS)
 
 
 def _last_message(directory: Path) -> tuple[str, Location] | None:

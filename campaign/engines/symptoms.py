@@ -4,8 +4,9 @@ import re
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from campaign.errors import CampaignError
+from campaign.errors import CampaignError, InputError, Location, TransientError
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,40 @@ class Symptom:
     hint: str | None = None
 
 
-def find_symptom(text: str, symptoms: Iterable[Symptom]) -> Symptom | None:
-    """Find the first symptom whose words are in a message, in capitals or not."""
-    return next((one for one in symptoms if re.search(one.pattern, text, re.IGNORECASE)), None)
+def explain(
+    program: str,
+    message: tuple[str, Location] | None,
+    returncode: int,
+    log: Path,
+    symptoms: Iterable[Symptom],
+) -> CampaignError:
+    """Error of the right class for a process that failed.
+
+    Parameters
+    ----------
+    program
+        Its name for users.
+    message
+        Its last error message, and where it stands; None where it said nothing.
+    returncode
+        Negative for a signal.
+    log
+        Where else one can look.
+    symptoms
+        In order of search: the first whose words are in the message, in capitals or not, decides.
+    """
+    if message is None and returncode < 0:
+        return TransientError(f"{program} was ended by {_signal_name(-returncode)}", where=Location(log))
+    if message is None:
+        return TransientError(f"{program} ended with code {returncode} and said nothing", where=Location(log))
+    text, where = message
+    for one in symptoms:
+        if re.search(one.pattern, text, re.IGNORECASE):
+            return one.error(text, where=where, hint=one.hint)
+    return InputError(text, where=where, hint=f"{program} refused its input")
 
 
-def signal_name(number: int) -> str:
-    """Name of a signal, such as SIGKILL."""
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

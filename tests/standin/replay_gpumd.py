@@ -38,7 +38,7 @@ Device id:                   none
     Device name:             none (replayed)
 """
 
-ENSEMBLES = {"npt_scr": 12, "nvt_nhc": 5, "heat_lan": 7}
+ENSEMBLES = {"npt_scr": 12, "nvt_nhc": 5, "nve": 2, "heat_lan": 7}
 KEYWORDS = {
     "potential", "velocity", "time_step", "minimize", "ensemble", "fix", "compute", "dump_thermo",
     "dump_restart", "run",
