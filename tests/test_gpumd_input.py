@@ -137,7 +137,10 @@ def test_segments_end_with_a_sample_or_a_step() -> None:
             (HEAT_FLOW.model_copy(update={"source_layers": (LAYERS,)}),),
             "has layers [6], the structure has 0 to 5",
         ),
-        ((HEAT_FLOW.model_copy(update={"sink_layers": (0,)}),), "layer 0 belongs to both 'sink' and 'frozen'"),
+        (
+            (HEAT_FLOW.model_copy(update={"sink_layers": (0,)}),),
+            "layer 0 belongs to both 'sink' and 'frozen'",
+        ),
         ((HEAT_FLOW.model_copy(update={"sink_layers": ()}),), "'sink' has no layers"),
         ((HEAT_FLOW.model_copy(update={"damping_fs": 0.1}),), "shorter than the timestep"),
         ((HEAT_FLOW.model_copy(update={"sampling_interval_fs": 5000.0}),), "less than a sampling interval"),
