@@ -19,10 +19,10 @@ from typing import Any
 from benchmarks.machine import yardstick
 from campaign.engines import ase_run, lammps_nep
 from campaign.engines.base import NVE, Segment, Simulation, Thermalise, Workload, get_engine
-from campaign.engines.nep import CHOICE_VARIABLE, LIBRARIES, NepCalculator
 from campaign.engines.timeline import number_of_steps
 from campaign.potentials import add_nep
 from campaign.potentials.library import LIBRARY_VARIABLE
+from campaign.potentials.nep import CHOICE_VARIABLE, LIBRARIES, NepCalculator
 from campaign.structures.io import write_structure
 from campaign.structures.layers import BuildSettings, LayerBlock, MultilayerSettings, build
 

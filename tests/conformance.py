@@ -21,7 +21,6 @@ from ase import Atoms
 from ase.calculators.tersoff import Tersoff
 
 from campaign.engines import ase_run
-from campaign.engines.ase_input import make_calculator
 from campaign.engines.ase_system import System
 from campaign.engines.base import (
     NVE,
@@ -37,10 +36,11 @@ from campaign.engines.base import (
 from campaign.engines.gpumd import find_gpumd
 from campaign.engines.gpumd_input import COMPUTE, MODEL, SCRIPT, write_model
 from campaign.engines.gpumd_output import read_compute
-from campaign.engines.nep import LIBRARIES
 from campaign.engines.timeline import number_of_steps
 from campaign.physics.dynamics import EV_PER_A3_PER_GPA
 from campaign.potentials import add_nep, get_potential, potential_files
+from campaign.potentials.calculators import make_calculator
+from campaign.potentials.nep import LIBRARIES
 from tests.ase_cases import NEP_LATTICE_CONSTANTS_A, add_calculator, multilayer, written
 from tests.reference import REFERENCE
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from campaign.physics.transport import langevin_temperature_offset
-from campaign.protocols import nemd_settings
+from campaign.protocols import nemd, nemd_settings
 from campaign.protocols.base import Severity, read_result, write_result
 from campaign.protocols.nemd import NemdProtocol
 from campaign.protocols.nemd_settings import NemdSettings
@@ -31,10 +31,9 @@ class FakeEngine:
 @contextmanager
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeEngine]]:
     """Let settings ask `FakeEngine` instead of an engine that must be there."""
-    monkeypatch.setattr(nemd_settings, "get_engine", lambda name: FakeEngine())
-    nemd_settings.engine_facts.cache_clear()
+    for module in (nemd, nemd_settings):
+        monkeypatch.setattr(module, "get_engine", lambda name: FakeEngine())
     yield FakeEngine
-    nemd_settings.engine_facts.cache_clear()
 
 
 SPEC = """\

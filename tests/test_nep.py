@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from campaign.engines.nep import CHOICE_VARIABLE, LIBRARIES, NepCalculator, nep_library, with_vacuum
 from campaign.errors import EngineNotFoundError, InputError, ResourceError
+from campaign.potentials.nep import CHOICE_VARIABLE, LIBRARIES, NepCalculator, nep_library, with_vacuum
 from tests.ase_cases import multilayer
 from tests.reference import REFERENCE, needs_reference
 

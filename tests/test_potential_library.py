@@ -23,6 +23,7 @@ from campaign.potentials.library import file_sha256, read_elements
 from campaign.potentials.published import PUBLISHED, PublishedModel
 from tests.reference import REFERENCE, needs_reference
 from tests.test_cli import campaign
+from tests.test_nep import needs_library
 
 MODEL = "nep4 3 B C N\ncutoff 8 4 414 46\n"
 
@@ -125,16 +126,16 @@ def test_a_model_has_a_type_for_each_element_in_lammps(model: Path) -> None:
     assert any("external" in line for line in lines.pair_lines)
 
 
+@needs_library
 def test_half_a_model_is_told(model: Path) -> None:
-    pytest.importorskip("calorine", reason="calorine (the extra nep) is not installed")
     with pytest.raises(ResourceError, match=r"mine\.nep\.txt: not a NEP model"):
         relaxed_lattice_constant(model, "graphene")
 
 
+@needs_library
 @needs_reference
 @pytest.mark.parametrize("published", PUBLISHED.values(), ids=PUBLISHED)
 def test_lattice_constants_of_the_published_models(published: PublishedModel) -> None:
-    pytest.importorskip("calorine", reason="calorine (the extra nep) is not installed")
     path = REFERENCE / "nep" / f"{published.name.removeprefix('nep-')}.nep.txt"
     assert file_sha256(path) == published.sha256
     assert read_elements(path) == published.elements

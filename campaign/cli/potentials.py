@@ -9,7 +9,7 @@ from typing import Any
 
 from campaign.cli.app import err, out
 from campaign.cli.text import fits, folded, make_table
-from campaign.errors import CampaignError, ResourceError, SpecError
+from campaign.errors import CampaignError, EngineNotFoundError, ResourceError, SpecError
 from campaign.potentials import Potential, add_nep, get_potential, potential_files, potential_names
 from campaign.potentials.files import differing_files
 from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_constant
@@ -209,7 +209,14 @@ def _relaxed(path: Path, elements: Sequence[str]) -> dict[str, float]:
     """Lattice constants of the materials that a model can do; what it has no monolayer of is told."""
     found: dict[str, float] = {}
     for material in relaxable_materials(elements):
-        lattice_constant_A = relaxed_lattice_constant(path, material)
+        try:
+            lattice_constant_A = relaxed_lattice_constant(path, material)
+        except EngineNotFoundError as error:
+            raise EngineNotFoundError(
+                error.message,
+                where=str(path),
+                hint=f"give its lattice constants, as in --lattice {material}=ANGSTROM, or {error.hint}",
+            ) from None
         if lattice_constant_A is None:
             err.print(f"campaign: it has no monolayer of {material}, which is left out", style="yellow")
         else:

@@ -1,8 +1,7 @@
 """MD with any ASE calculator, foremost NEP models on a CPU, in a Python process of its own.
 
-A potential of the user's library is a NEP model or names a calculator (`campaign.potentials`). What computes
-the forces of a NEP is in `nep`, the steps of the dynamics are in `campaign.physics.dynamics`, and the process
-is `ase_run`.
+What computes the forces is in `campaign.potentials.calculators`, the steps of the dynamics are in
+`campaign.physics.dynamics`, and the process is `ase_run`.
 """
 
 import os
@@ -11,13 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
-from campaign.engines.ase_input import JOB, LOG, STATE, Job, calculator_version, make_job
+from campaign.engines.ase_input import JOB, LOG, STATE, Job, make_job
 from campaign.engines.ase_output import read_failure, read_output, read_progress
 from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulation, Workload
 from campaign.engines.lammps_script import segment_end
-from campaign.engines.nep import nep_version
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
 from campaign.potentials import get_potential, potential_files
+from campaign.potentials.calculators import calculator_version
+from campaign.potentials.nep import nep_version
 from campaign.structures.io import read_structure
 
 

@@ -27,8 +27,6 @@ from campaign.engines.ase_input import (
     SERIES,
     STATE,
     Job,
-    check_calculator,
-    make_calculator,
 )
 from campaign.engines.ase_record import Recorder
 from campaign.engines.ase_system import Bath, Snapshot, System
@@ -44,6 +42,7 @@ from campaign.physics.dynamics import (
 )
 from campaign.physics.transport import layer_temperature
 from campaign.potentials import get_potential
+from campaign.potentials.calculators import check_calculator, make_calculator
 from campaign.quantities import random_seed
 from campaign.structures.io import read_structure
 

@@ -22,10 +22,10 @@ from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulat
 from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_species, write_data_file
 from campaign.engines.lammps_output import read_failure, read_output, read_progress
 from campaign.engines.lammps_script import make_script, segment_end
-from campaign.engines.nep import nep_library
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
 from campaign.potentials import get_potential, lammps_model, potential_files, potential_folders
 from campaign.potentials.library import NEP_FILE
+from campaign.potentials.nep import nep_library
 from campaign.structures.io import read_structure
 
 BINARY_VARIABLE = "CAMPAIGN_LAMMPS"

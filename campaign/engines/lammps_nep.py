@@ -17,9 +17,9 @@ import numpy.typing as npt
 from ase import Atoms
 
 from campaign.engines.lammps_input import SCRIPT
-from campaign.engines.nep import NepCalculator
 from campaign.errors import CampaignError
 from campaign.potentials.lammps import NEP_FIX
+from campaign.potentials.nep import NepCalculator
 
 _REST = "rest.lammps"
 _VIRIAL_ORDER = [0, 1, 2, 5, 4, 3]

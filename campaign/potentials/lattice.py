@@ -1,38 +1,21 @@
 """A NEP model's own lattice constants, by relaxing monolayers with it on a CPU."""
 
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from campaign.errors import ResourceError
-
-if TYPE_CHECKING:
-    from ase import Atoms
-
-VACUUM_A = 20.0
-"""Height of the cell: CPU programs for NEP are periodic along z too, and models reach 10 angstrom at most."""
+from campaign.structures.materials import MATERIALS
+from campaign.structures.stack import stack_of_one
 
 MAX_CHANGE = 0.1
 """A lattice constant further from the usual one, relative, is that of something else, or of nothing."""
-
-_MONOLAYERS: dict[str, tuple[str, float, float | None]] = {
-    "graphene": ("CC", 2.46, None),
-    "hbn": ("BN", 2.50, None),
-    "mos2": ("MoS2", 3.16, 3.13),
-    "ws2": ("WS2", 3.16, 3.14),
-    "wse2": ("WSe2", 3.29, 3.35),
-    "mose2": ("MoSe2", 3.29, 3.34),
-}
-"""Formula, usual lattice constant and thickness of the 2H layer, None for flat ones; a start, in angstrom."""
 
 
 def relaxable_materials(elements: Iterable[str]) -> tuple[str, ...]:
     """Materials that are made of some of these elements."""
     known = set(elements)
-    return tuple(name for name in _MONOLAYERS if set(_monolayer(name).get_chemical_symbols()) <= known)
+    return tuple(name for name, material in MATERIALS.items() if set(material.elements) <= known)
 
 
 def relaxed_lattice_constant(path: Path, material: str) -> float | None:
@@ -47,12 +30,18 @@ def relaxed_lattice_constant(path: Path, material: str) -> float | None:
 
     Raises
     ------
+    EngineNotFoundError
+        No library for NEP on a CPU is installed.
     ResourceError
-        No program for NEP on a CPU is installed, or it refuses the model.
+        The file is no NEP model.
     """
     from scipy.optimize import minimize
 
-    atoms = _monolayer(material)
+    from campaign.potentials.nep import NepCalculator
+
+    definition = MATERIALS[material]
+    atoms = stack_of_one(definition, 1)
+    atoms.calc = NepCalculator(path)
     cell, positions = atoms.cell.array.copy(), atoms.positions.copy()
     middle_A = positions[:, 2].mean()
 
@@ -63,40 +52,8 @@ def relaxed_lattice_constant(path: Path, material: str) -> float | None:
         atoms.positions = (positions - [0, 0, middle_A]) * stretch + [0, 0, middle_A]
         return float(atoms.get_potential_energy())
 
-    start = [1.0] if np.ptp(positions[:, 2]) < 1e-9 else [1.0, 1.0]
-    try:
-        atoms.calc = _calculator(path)
-        found = minimize(energy, start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9})
-    except (OSError, ValueError, RuntimeError) as error:  # what calorine and nep-adapters say of a bad file
-        raise ResourceError(f"not a NEP model: {error}", where=str(path)) from error
+    start = [1.0, 1.0] if definition.chalcogen_height_A else [1.0]
+    found = minimize(energy, start, method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-9})
     if not found.success or abs(found.x[0] - 1) > MAX_CHANGE:
         return None
-    return float(found.x[0] * np.linalg.norm(cell[0]))
-
-
-def _monolayer(material: str) -> "Atoms":
-    from ase.build import graphene, mx2
-
-    formula, lattice_constant_A, thickness_A = _MONOLAYERS[material]
-    if thickness_A is None:
-        atoms = graphene(formula, a=lattice_constant_A, vacuum=VACUUM_A / 2)
-    else:
-        atoms = mx2(formula, "2H", lattice_constant_A, thickness_A, vacuum=VACUUM_A / 2)
-    atoms.pbc = True
-    return atoms
-
-
-def _calculator(path: Path) -> Any:
-    # Imported by the name that is found: importing compiled packages in vain takes seconds.
-    if importlib.util.find_spec("calorine") is not None:
-        from calorine.calculators import CPUNEP
-
-        return CPUNEP(str(path))
-    if importlib.util.find_spec("nep_adapters") is not None:
-        from nep_adapters.ase import NepAseCalculator
-
-        return NepAseCalculator(str(path))
-    raise ResourceError(
-        "no program for NEP on a CPU is installed, which would find the lattice constants",
-        hint="give them, as in --lattice graphene=2.46, or install it (pip install 'campaign[nep]')",
-    )
+    return float(found.x[0] * definition.lattice_constant_A)

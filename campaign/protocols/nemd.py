@@ -19,13 +19,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation, Step, Thermalise
+from campaign.engines.base import NVT, HeatFlow, NpT, Preheat, Simulation, Step, Thermalise, get_engine
 from campaign.engines.timeline import number_of_steps
 from campaign.potentials import file_hashes, get_potential
 from campaign.protocols.base import Check, Stage, Variable, read_result, write_result
 from campaign.protocols.nemd_checks import stored_checks
 from campaign.protocols.nemd_reduction import REDUCTION_VERSION, ReduceSettings, reduce_run
-from campaign.protocols.nemd_settings import LayerRoles, NemdSettings, build_settings, engine_facts, validate
+from campaign.protocols.nemd_settings import LayerRoles, NemdSettings, build_settings, validate
 from campaign.protocols.nemd_variables import RATIO, VARIABLES
 from campaign.quantities import Settings
 from campaign.structures.io import write_structure
@@ -64,7 +64,7 @@ class NemdProtocol:
         simulate = partial(
             Stage,
             protocol=_NAME,
-            version=engine_facts(engine).results_version,
+            version=get_engine(engine).results_version,
             engine=engine,
             files=file_hashes(get_potential(settings.potential)),
             replica=replica,

@@ -107,21 +107,6 @@ class LayerRoles:
         )
 
 
-@dataclass(frozen=True)
-class EngineFacts:
-    """What planning needs of an engine."""
-
-    results_version: int
-    capabilities: frozenset[str]
-
-
-@lru_cache(maxsize=32)
-def engine_facts(name: str) -> EngineFacts:
-    """Facts of an engine; looked up once, as finding entry points is slow."""
-    engine = get_engine(name)
-    return EngineFacts(engine.results_version, engine.capabilities)
-
-
 def build_settings(structure: MultilayerSettings, potential: str) -> BuildSettings:
     """Return the settings of the build stage: structure and the potential's lattice constants.
 
@@ -240,11 +225,11 @@ def _validate_potential(settings: NemdSettings, engine: str) -> None:
             where="potential",
             hint=f"engines that can: {', '.join(potential.engines)}",
         )
-    lacking = required_capabilities(settings) - engine_facts(engine).capabilities
+    lacking = required_capabilities(settings) - get_engine(engine).capabilities
     if lacking:
         raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
     if potential.interlayer == "calculator":
-        from campaign.engines.ase_input import check_potential
+        from campaign.potentials.calculators import check_potential
 
         check_potential(potential, required_capabilities(settings))
 

@@ -153,7 +153,7 @@ def _load(model: Path) -> Callable[[Atoms], dict[str, Any]]:
     except ImportError as error:
         raise EngineNotFoundError(f"{package} cannot be imported: {error}", hint=_INSTALL) from error
     except (RuntimeError, ValueError) as error:
-        raise ResourceError(f"{package} cannot read it: {error}", where=str(model)) from error
+        raise ResourceError(f"not a NEP model that {package} can read: {error}", where=str(model)) from error
 
     def compute(atoms: Atoms) -> dict[str, Any]:
         calculator.calculate(atoms, ["energies", "forces", "stress"], all_changes)
