@@ -264,6 +264,12 @@ def _validated(document: Document, problems: Problems) -> CampaignSpec:
         data = {**data, "calculations": filled}
     materials = data.get("materials")
     if isinstance(materials, dict):
+        for name, raw in materials.items():
+            if isinstance(raw, dict) and "name" in raw:
+                problems.add(
+                    ("materials", name, "name"), "unknown key 'name'", hint="its key is its name", key=True
+                )
+        problems.check()
         named = {
             name: {"name": name, **raw} if isinstance(raw, dict) else raw for name, raw in materials.items()
         }

@@ -1,5 +1,6 @@
 """Gates and flags of NEMD: each sees its fault, and only gates exclude."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import xarray as xr
 
 from campaign.protocols.base import Check, Severity
-from campaign.protocols.nemd_checks import CHECKS
+from campaign.protocols.nemd_checks import CHECKS, make_check
 from campaign.protocols.nemd_geometry import REGISTRIES
 from campaign.protocols.nemd_variables import VARIABLES
 from campaign.structures.materials import MATERIALS
@@ -174,3 +175,9 @@ def test_checks_have_reasons_and_units(built: Path, tmp_path: Path) -> None:
     for name, kind in CHECKS.items():
         assert kind.sentence.format(value=1.0, limit=2.0), name
     assert set(stackings(MATERIALS["hbn"], MATERIALS["graphene"])) == set(REGISTRIES)
+
+
+def test_what_cannot_be_computed_passes_nothing_and_raises_nothing() -> None:
+    check = make_check("stacking_kept", math.nan, 0.5)
+    assert (check.passed, check.raised) == (False, False)
+    assert make_check("stacking_kept", 0.0, 0.5).raised

@@ -11,7 +11,8 @@ from campaign.errors import SpecError
 from campaign.potentials import add_nep
 from campaign.protocols.nemd_settings import LayerRoles, NemdSettings
 from campaign.protocols.nemd_variables import VARIABLES
-from tests.nemd_cases import PROTOCOL, FakeEngine, fake_engine, layers, small
+from campaign.structures.materials import MATERIALS
+from tests.nemd_cases import PROTOCOL, REPLICA, FakeEngine, fake_engine, layers, small
 
 
 @pytest.fixture
@@ -85,6 +86,8 @@ def test_wrong_types_and_ranges_are_refused(change: dict[str, Any]) -> None:
         ({"sampling_interval_ps": 0.0004}, "sampling_interval_ps", "whole number"),
         ({"preheat_fraction": 0.4}, "preheat_fraction", "preheat_ps"),
         ({"potential": "tersof-lj"}, "potential", "tersoff-lj"),
+        ({"structure": layers(5, 10**9)}, "structure", "more than 100,000,000"),
+        ({"structure": layers(5, 4, vacuum_A=4.0)}, "structure.vacuum_A", "4 A of vacuum are too few"),
         ({"structure": layers(5, 4, cells=(5, 4))}, "structure.max_strain", "strained"),
     ],
 )
@@ -123,6 +126,31 @@ def test_a_model_must_be_for_the_pair(
     with pytest.raises(SpecError, match=words) as caught:
         PROTOCOL.validate(small(potential="mine"), "lammps")
     assert caught.value.where == "potential"
+
+
+@pytest.mark.usefixtures("engine")
+def test_only_a_model_of_the_library_can_be_given_a_lattice_constant() -> None:
+    mine = MATERIALS["hbn"].model_copy(update={"name": "mine"})
+    structure = small().structure
+    block = structure.lower.model_copy(update={"material": mine})
+    with pytest.raises(SpecError, match="no lattice constant of mine; take a potential of your own"):
+        PROTOCOL.validate(small(structure=structure.model_copy(update={"lower": block})), "lammps")
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_model_that_changes_its_lattice_constant_changes_what_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
+    model = tmp_path / "model"
+    model.write_text("nep4 3 B C N\n")
+    found = set()
+    for lattice_constant_A in (2.46, 2.47):
+        add_nep(model, "mine", {"graphene": lattice_constant_A, "hbn": 2.5})
+        settings = small(potential="mine")
+        stages = PROTOCOL.stages(settings, "lammps", REPLICA)
+        found.add((stages[0].id, stages[2].id, PROTOCOL.structure(settings)["cell_x_A"]))
+    assert [len(set(column)) for column in zip(*found, strict=True)] == [2, 2, 2]
 
 
 def test_engine_must_know_steps_and_potential(

@@ -298,6 +298,7 @@ def test_sublayers_survive_the_file_and_older_files_have_none(tmp_path: Path) ->
         (pair("mos2/wse2", match=Match()), "structure.match", "no common cell of up to 400 atoms"),
         (pair("graphene/hbn", match=Match()), "structure.stacking", "equal cells give no moire"),
         (pair("graphene/mos2", stacking="AB"), "structure.stacking", "no single stacking holds"),
+        (pair("mos2/mos2", match=Match(twist_deg=60)), "structure.match.twist_deg", "a single stacking"),
     ],
 )
 def test_a_match_that_fails_says_why(structure: MultilayerSettings, where: str, words: str) -> None:
@@ -312,6 +313,8 @@ def test_a_match_that_fails_says_why(structure: MultilayerSettings, where: str, 
         ({"kind": "tmd"}, "a tmd has two elements"),
         ({"chalcogen_height_A": 1.0}, "left out of a honeycomb"),
         ({"elements": ("Zz",)}, "'Zz' is no chemical element"),
+        ({"natural_stacking": "AAp"}, "no stacking AAp"),
+        ({"kind": "tmd", "elements": ("Mo", "Mo"), "chalcogen_height_A": 1.0}, "are different elements"),
         ({"kind": "tmd", "elements": ("Mo", "S"), "chalcogen_height_A": 2.0}, "less than the layer is thick"),
     ],
 )
@@ -390,7 +393,7 @@ def test_nemd_of_every_pair_validates_and_builds(name: str, everything: Any, tmp
     PROTOCOL.execute(stages[0], {}, tmp_path)
     built, atoms = read_result(tmp_path), read_structure(tmp_path / "structure.npz")
     facts = PROTOCOL.structure(settings)
-    assert facts["atoms"] == len(atoms) == stages[0].atoms == int(built["number_of_atoms"])
+    assert facts["atoms"] == len(atoms) == stages[0].atoms
     assert facts["cell_x_A"] == pytest.approx(atoms.cell.array[0, 0])
     assert float(built["twist_angle"]) == facts["twist_deg"]
     assert float(built["strain_upper_x"]) == facts["strain_upper_x"]
@@ -456,6 +459,7 @@ def test_own_materials_enter_the_identity_of_what_uses_them(everything: Any, tmp
     [
         ("mote2", "mos2", "3:3: mos2 is built in; choose another name"),
         ("kind: tmd", "kind: tmt", "4:11: materials.mote2.kind should be 'honeycomb' or 'tmd'"),
+        ("kind: tmd", "kind: tmd\n    name: hbn", "5:5: unknown key 'name'; its key is its name"),
         ("    layer_distance_A: 6.98\n", "", "3:3: materials.mote2.layer_distance_A is missing"),
     ],
 )

@@ -140,3 +140,12 @@ def test_no_server_is_told_shortly() -> None:
     with pytest.raises(ResourceError, match="Connection refused; try again") as caught:
         fetch(NAME, "http://127.0.0.1:1/nep.txt")
     assert len(str(caught.value)) < 250
+
+
+def test_a_name_that_is_taken_is_told_before_anything_is_fetched(server: Server, library: Path) -> None:
+    other = library / NAME / "nep.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("nep4 1 C\n")
+    with pytest.raises(SpecError, match=f"another potential of the name {NAME}; remove it"):
+        fetch(NAME, server.url)
+    assert server.ranges == []

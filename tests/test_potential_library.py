@@ -3,8 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ase.calculators.calculator import Calculator
 
 from campaign.errors import ResourceError, SpecError
 from campaign.potentials import (
@@ -17,13 +19,24 @@ from campaign.potentials import (
     potential_files,
     potential_names,
 )
+from campaign.potentials import library as potential_library
 from campaign.potentials.builtin import BUILTIN
+from campaign.potentials.calculators import make_calculator
 from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_constant
 from campaign.potentials.library import file_sha256, read_elements
 from campaign.potentials.published import PUBLISHED, PublishedModel
 from tests.reference import REFERENCE, needs_reference
 from tests.test_cli import campaign
 from tests.test_nep import needs_library
+
+
+class TakesFiles(Calculator):  # type: ignore[misc] # ASE has no types
+    """An ASE calculator with files among its arguments."""
+
+    def __init__(self, paths: list[str], options: dict[str, str]) -> None:
+        super().__init__()
+        self.taken = paths, options
+
 
 MODEL = "nep4 3 B C N\ncutoff 8 4 414 46\n"
 
@@ -45,7 +58,7 @@ def test_a_model_that_was_added_is_a_potential(model: Path) -> None:
     added = add_nep(model, "mine", {"graphene": 2.46})
     assert get_potential("mine") == added
     assert potential_names() == (*BUILTIN, "mine")
-    assert (added.interlayer, added.elements, added.pairs) == ("nep", ("B", "C", "N"), ("graphene/graphene",))
+    assert (added.kind, added.elements, added.pairs) == ("nep", ("B", "C", "N"), ("graphene/graphene",))
     assert potential_files(added)["nep.txt"].read_text() == MODEL
     assert file_hashes(added) == added.files
     check_layers(added, [("B", "N"), ("C",)])
@@ -60,10 +73,45 @@ def test_a_change_of_the_library_is_seen_at_once(model: Path) -> None:
 def test_another_model_takes_a_name_only_when_asked(model: Path) -> None:
     before = file_hashes(add_nep(model, "mine", {"graphene": 2.46}))
     model.write_text(MODEL + "other")
-    with pytest.raises(SpecError, match="another model is called 'mine'; choose another name, or --replace"):
+    with pytest.raises(SpecError, match="potential is called 'mine'; choose another name, or --replace"):
         add_nep(model, "mine", {"graphene": 2.46})
     assert file_hashes(get_potential("mine")) == before
     assert file_hashes(add_nep(model, "mine", {"graphene": 2.46}, replace=True)) != before
+
+
+def test_a_calculator_of_the_user_is_not_written_over(model: Path, library: Path) -> None:
+    written = library / "mine" / "potential.json"
+    written.parent.mkdir(parents=True)
+    written.write_text(
+        '{"calculator": "ase.calculators.emt.EMT", "elements": ["C"], "lattice_constants_A": {}}'
+    )
+    with pytest.raises(SpecError, match="another potential is called 'mine'"):
+        add_nep(model, "mine", {"graphene": 2.46})
+    assert get_potential("mine").kind == "calculator"
+
+
+def test_the_library_is_named_by_a_whole_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", "here")
+    with pytest.raises(ResourceError, match=r"is a relative path: here; give the whole path: /.*/here"):
+        get_potential("mine")
+    monkeypatch.setenv("CAMPAIGN_POTENTIALS", "~/here")
+    assert str(potential_library.library()).startswith("/")
+
+
+def test_files_of_a_calculator_are_found_wherever_they_are_named(library: Path) -> None:
+    folder = library / "mine"
+    folder.mkdir(parents=True)
+    (folder / "a.model").write_text("")
+    facts = {
+        "calculator": "tests.test_potential_library.TakesFiles",
+        "kwargs": {"paths": ["a.model", "b.model"], "options": {"one": "a.model"}},
+        "files": ["a.model"],
+        "elements": ["C"],
+        "lattice_constants_A": {},
+    }
+    (folder / "potential.json").write_text(json.dumps(facts))
+    made: Any = make_calculator(get_potential("mine"))
+    assert made.taken == ([str(folder / "a.model"), "b.model"], {"one": str(folder / "a.model")})
 
 
 @pytest.mark.parametrize("name", ["", "../mine", "a/b", ".hidden", "-x", "a b", "x" * 65, "tersoff-lj"])
@@ -85,6 +133,7 @@ def test_names_that_cannot_be(name: str, model: Path, library: Path) -> None:
         "nep4_dipole 1 C",
         "BNC tersoff 3",
         "nep4 1 -1",
+        "nep4 1 X",
         "\x00\xff",
     ],
 )
@@ -104,6 +153,15 @@ def test_damaged_entries_hide_nothing_else(model: Path, library: Path) -> None:
         (folder / "potential.json").write_text(text)
         with pytest.raises(ResourceError, match=f"damaged{number}/potential.json: not a potential"):
             get_potential(folder.name)
+    latin = library / "latin"
+    latin.mkdir()
+    (latin / "potential.json").write_bytes('{"notes": "in Å"}'.encode("latin-1"))
+    with pytest.raises(ResourceError, match=r"latin/potential\.json: not a potential"):
+        get_potential("latin")
+    for name in ("no name", ".backup", "tersoff-lj"):
+        shutil.copytree(library / "mine", library / name)
+    assert potential_names().count("tersoff-lj") == 1
+    assert not {"no name", ".backup"} & set(potential_names())
     with pytest.raises(ResourceError, match=r"gone/nep\.txt: a file of gone is missing"):
         file_hashes(get_potential("gone"))
     assert get_potential("mine").name == "mine"
@@ -163,6 +221,13 @@ def test_what_is_there_is_shown(tmp_path: Path, model: Path) -> None:
         text in shown
         for text in ("Acta Mech. Solida Sin.", "mos2 3.1175 A", BUILTIN["sw-ilp"].files["TMD.ILP"])
     )
+
+
+def test_a_lattice_constant_can_be_added_to_those_that_are_known(tmp_path: Path, model: Path) -> None:
+    for number, given in enumerate(("graphene=2.46", "hbn=2.5", "graphene=2.47")):
+        arguments = ("add", str(model), "--name", "mine", "--lattice", given)
+        assert campaign("potentials", *arguments, cwd=tmp_path).returncode == 0, number
+    assert get_potential("mine").lattice_constants_A == {"graphene": 2.47, "hbn": 2.5}
 
 
 def test_files_of_the_users_own_are_told_from_those_described(

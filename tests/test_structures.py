@@ -18,9 +18,6 @@ from campaign.structures.layers import (
     MultilayerSettings,
     build,
     check_strain,
-    interface_layers,
-    layer_atoms,
-    layer_elements,
     number_of_atoms,
     realised,
 )
@@ -85,7 +82,7 @@ def registry_of(
 ) -> InterfaceRegistry:
     atoms = build(build_settings(structure))
     positions = atoms.positions + np.random.default_rng(seed).normal(0, noise_A, atoms.positions.shape)
-    low, up = interface_layers(structure)
+    low, up = structure.lower.layers - 1, structure.lower.layers
     layer = atoms.arrays["layer"]
     positions[layer == up, :2] += slide_A
     return interface_registry(
@@ -108,7 +105,7 @@ def test_default_is_the_model_of_the_paper(tmp_path: Path) -> None:
     assert [round(length / 10, 1) for length in atoms.cell.lengths()[:2]] == [13.8, 23.9]
     np.testing.assert_allclose(atoms.cell.lengths()[:2], [137.73, 238.56], atol=5e-3)
     counts = np.bincount(atoms.arrays["layer"])
-    assert tuple(counts) == layer_atoms(structure) == (12_100,) * 13 + (12_544,) * 12
+    assert tuple(counts) == (12_100,) * 13 + (12_544,) * 12
     assert atoms.info["strain_upper_x"] == pytest.approx(1.42 * math.sqrt(3) / 2.4920 - 1)
     assert atoms.info["strain_lower_y"] == pytest.approx(1.42 * math.sqrt(3) * 56 / 55 / 2.4979 - 1)
 
@@ -143,7 +140,7 @@ def test_every_atom_has_three_neighbours_at_the_bond_length(
     lower, upper = (graphene, hbn) if swapped else (hbn, graphene)
     structure = multilayer(lower=lower, upper=upper, stacking=stacking, layer_order=order)
     atoms = build(build_settings(structure))
-    assert len(atoms) == number_of_atoms(structure) == sum(layer_atoms(structure))
+    assert len(atoms) == number_of_atoms(structure)
     layer = atoms.arrays["layer"]
     assert np.all(np.diff(layer) >= 0)
     scaled = atoms.get_scaled_positions(wrap=False)[:, :2]
@@ -151,9 +148,9 @@ def test_every_atom_has_three_neighbours_at_the_bond_length(
     assert scaled.max() < 1
     x, y, _ = atoms.cell.lengths()
     bond = x / cells[0] / math.sqrt(3)
-    for k, elements in enumerate(layer_elements(structure)):
+    for k, block in enumerate([lower] * lower.layers + [upper] * upper.layers):
         here = atoms[layer == k]
-        assert set(here.symbols) == set(elements)
+        assert set(here.symbols) == set(block.definition.elements)
         assert np.ptp(here.positions[:, 2]) == 0
         shifts = np.array([(i * x, j * y, 0) for i in (-1, 0, 1) for j in (-1, 0, 1)])
         images = (here.positions[None] + shifts[:, None]).reshape(-1, 3)
@@ -162,7 +159,7 @@ def test_every_atom_has_three_neighbours_at_the_bond_length(
         bonded = np.abs(distance - bond) < 1e-6
         assert np.all(bonded.sum(axis=1) == 3)
         assert np.sort(distance, axis=1)[:, 1].min() > bond - 1e-6
-        if len(elements) == 2:
+        if len(block.definition.elements) == 2:
             assert not np.any(bonded & (here.numbers[:, None] == symbols[None]))
 
 
@@ -202,7 +199,7 @@ def test_interface_registry_is_the_one_asked_for(
     structure = multilayer(stacking=stacking)
     if swapped:
         structure = multilayer(stacking=stacking, lower=structure.upper, upper=structure.lower)
-    low, up = interface_layers(structure)
+    low, up = structure.lower.layers - 1, structure.lower.layers
     layers = layer_parts(structure)
     graphene, hbn = (layers[low], layers[up]) if swapped else (layers[up], layers[low])
     assert on_top(hbn["B"], graphene["C"], structure) == above_boron

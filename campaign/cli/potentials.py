@@ -13,7 +13,14 @@ from campaign.errors import CampaignError, EngineNotFoundError, ResourceError, S
 from campaign.potentials import Potential, add_nep, get_potential, potential_files, potential_names
 from campaign.potentials.files import differing_files
 from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_constant
-from campaign.potentials.library import add_model, described, file_sha256, library, read_elements
+from campaign.potentials.library import (
+    add_model,
+    described,
+    file_sha256,
+    is_another,
+    library,
+    read_elements,
+)
 from campaign.potentials.published import PUBLISHED
 
 INDENT = " " * 4
@@ -91,7 +98,8 @@ def add_file(
 ) -> None:
     """Put a NEP model into the library.
 
-    Its lattice constants are given, or known as it was published, or found by relaxing monolayers.
+    Its lattice constants are known as it was published or as the same model was added before, to which those
+    that are given are added; or only given; or found by relaxing monolayers.
 
     Raises
     ------
@@ -106,11 +114,11 @@ def add_file(
     known = next((model for model in PUBLISHED.values() if model.sha256 == sha256), None)
     own = name or (_name_of(path) if known is None else known.name)
     if known is None:
-        constants = given or _relaxed(path, elements)
+        constants = _added_before(own, sha256) | given or _relaxed(path, elements)
         potential = add_nep(path, own, constants, replace=replace, monolayers_only=monolayers)
     else:
         facts = known.facts()
-        constants = given or facts.lattice_constants_A
+        constants = {**facts.lattice_constants_A, **given}
         facts = facts.model_copy(update={"lattice_constants_A": constants})
         potential = add_model(path, own, facts, replace=replace)
     out.print(_added(potential), markup=False)
@@ -203,6 +211,13 @@ def _lattice_constant(text: str) -> tuple[str, float]:
             hint="write MATERIAL=ANGSTROM: graphene=2.46",
         )
     return material, lattice_constant_A
+
+
+def _added_before(name: str, sha256: str) -> dict[str, float]:
+    """Lattice constants of the same model, if the library has it under this name."""
+    if name not in potential_names() or is_another(name, sha256):
+        return {}
+    return dict(get_potential(name).lattice_constants_A)
 
 
 def _relaxed(path: Path, elements: Sequence[str]) -> dict[str, float]:

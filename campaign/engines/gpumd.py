@@ -143,7 +143,7 @@ def _nep_file(simulation: Simulation, atoms: "Atoms") -> Path:
         The file is missing.
     """
     potential = get_potential(simulation.potential)
-    if potential.interlayer != "nep":
+    if potential.kind != "nep":
         raise InputError(f"GPUMD cannot run {potential.name}", hint="use a NEP model")
     unknown = set(atoms.symbols) - set(potential.elements)
     if unknown:

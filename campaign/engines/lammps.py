@@ -91,7 +91,7 @@ class LammpsEngine:
         files = potential_files(potential)  # a missing file is better found now than by LAMMPS
         model = lammps_model(potential, layer_species(atoms))
         program: tuple[str, ...] = (str(binary),)
-        if potential.interlayer == "nep":
+        if potential.kind == "nep":
             nep_library()  # and so is a missing library
             environment = _wheel()[1]
             elements = ",".join(kind.element for kind in model.types)

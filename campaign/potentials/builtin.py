@@ -64,7 +64,6 @@ BUILTIN: Mapping[str, Potential] = {
             citations=(_TERSOFF, _UFF),
             files=_files("BNC.tersoff"),
             lattice_constants_A=_TERSOFF_A,
-            interlayer="lj",
             notes=(
                 "Fast. Sliding costs almost nothing (1 meV/atom for graphene on h-BN, a quarter of the NEP's "
                 "value), so small layers slide at 300 K and a stacking label holds only at the start."
@@ -80,7 +79,6 @@ BUILTIN: Mapping[str, Potential] = {
             citations=(_TERSOFF, *_ILP),
             files=_files("BNC.tersoff", "BNCH.ILP"),
             lattice_constants_A=_TERSOFF_A,
-            interlayer="ilp",
             notes="Right energies of stacking and sliding; fifteen to thirty times slower than tersoff-lj.",
             source=_SOURCE,
             engines=("lammps",),
@@ -94,7 +92,6 @@ BUILTIN: Mapping[str, Potential] = {
             citations=(_EXTEP, _TERSOFF, *_ILP),
             files=_files("BN.extep", "BNC.tersoff", "BNCH.ILP"),
             lattice_constants_A={"graphene": _TERSOFF_A["graphene"], **_EXTEP_A},
-            interlayer="ilp",
             notes="As tersoff-ilp, with terms that were made for h-BN alone; a quarter slower.",
             source=_SOURCE,
             engines=("lammps",),
@@ -111,7 +108,6 @@ BUILTIN: Mapping[str, Potential] = {
             citations=(_REBO, _TERSOFF, *_ILP),
             files=_files("CH.rebo", "BNC.tersoff", "BNCH.ILP"),
             lattice_constants_A={**_REBO_A, "hbn": _TERSOFF_A["hbn"]},
-            interlayer="ilp",
             notes=(
                 "As tersoff-ilp, but with graphene 1.5 % smaller than h-BN, close to the measured 1.8 %: for "
                 "moires of their right length."
@@ -134,7 +130,6 @@ BUILTIN: Mapping[str, Potential] = {
             citations=(_TERSOFF, _STILLINGER_WEBER, _UFF),
             files=_files("BNC.tersoff", "tmd.sw.mod"),
             lattice_constants_A={**_TERSOFF_A, **_STILLINGER_WEBER_A},
-            interlayer="lj",
             notes=(
                 "Any stack of the six materials, and fast. Terms between layers are generic: they were "
                 "fitted to none of these pairs, so a conductance is an estimate, and layers slide easily."
@@ -153,7 +148,6 @@ BUILTIN: Mapping[str, Potential] = {
             citations=(_STILLINGER_WEBER, *_ILP_TMD),
             files=_files("tmd.sw.mod", "TMD.ILP"),
             lattice_constants_A=_STILLINGER_WEBER_A,
-            interlayer="ilp",
             notes=(
                 "Right energies of stacking and sliding between dichalcogenides. No parameters exist here "
                 "between a dichalcogenide and graphene or h-BN."

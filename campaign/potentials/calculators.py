@@ -1,7 +1,6 @@
 """ASE calculators of potentials, and what they must give for which steps of a simulation."""
 
 import importlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from ase.calculators.calculator import BaseCalculator
 
 from campaign.errors import EngineNotFoundError, InputError, ResourceError, SpecError
 from campaign.potentials.files import potential_files
-from campaign.potentials.library import FACTS_FILE, NEP_FILE
+from campaign.potentials.library import FACTS_FILE, NEP_FILE, CalculatorFacts
 from campaign.potentials.nep import NepCalculator, nep_version
 from campaign.potentials.potential import Potential
 
@@ -26,24 +25,29 @@ def make_calculator(potential: Potential) -> BaseCalculator:
         ``potential.json`` names no calculator, or its arguments do not fit.
     """
     files = potential_files(potential)
-    if potential.interlayer == "nep":
+    if potential.kind == "nep":
         return NepCalculator(files[NEP_FILE])
     path = files[FACTS_FILE]
-    # Files of the potential are named without a folder.
-    kwargs = {
-        key: str(files[value]) if isinstance(value, str) and value in files else value
-        for key, value in json.loads(path.read_text()).get("kwargs", {}).items()
-    }
+    facts = CalculatorFacts.model_validate_json(path.read_text())
     try:
-        calculator: BaseCalculator = _calculator_class(path)(**kwargs)
+        calculator: BaseCalculator = _calculator_class(path, facts)(**_placed(facts.kwargs, files))
     except (TypeError, ValueError) as error:
         raise ResourceError(f"the calculator does not take its kwargs: {error}", where=str(path)) from error
     return calculator
 
 
-def _calculator_class(path: Path) -> Any:
+def _placed(value: Any, files: Mapping[str, Path]) -> Any:
+    """Arguments with the files of the potential, which are named without a folder, where they lie."""
+    if isinstance(value, dict):
+        return {key: _placed(item, files) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item, files) for item in value]
+    return str(files[value]) if isinstance(value, str) and value in files else value
+
+
+def _calculator_class(path: Path, facts: CalculatorFacts) -> Any:
     """Import the calculator that a ``potential.json`` names; errors as `make_calculator`."""
-    dotted = str(json.loads(path.read_text())["calculator"])
+    dotted = facts.calculator
     module, _, name = dotted.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -59,7 +63,7 @@ def _calculator_class(path: Path) -> Any:
 
 def calculator_version(potential: Potential) -> str:
     """Tell what computes the forces, for provenance."""
-    return nep_version() if potential.interlayer == "nep" else potential.description
+    return nep_version() if potential.kind == "nep" else potential.description
 
 
 _NEEDED: Mapping[str, tuple[str, str]] = {
@@ -93,7 +97,8 @@ def check_potential(potential: Potential, steps: Iterable[str]) -> None:
     SpecError
         As `check_calculator`; other errors as `make_calculator`.
     """
-    kind = _calculator_class(potential_files(potential)[FACTS_FILE])
+    path = potential_files(potential)[FACTS_FILE]
+    kind = _calculator_class(path, CalculatorFacts.model_validate_json(path.read_text()))
     has = getattr(kind, "implemented_properties", ())
     lacking = _lacking(has, steps) if has else None
     if lacking:

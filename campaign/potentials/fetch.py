@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import ResourceError, SpecError
-from campaign.potentials.library import add_model, library
+from campaign.potentials.library import add_model, is_another, library, model_folder
 from campaign.potentials.potential import Potential
 from campaign.potentials.published import PUBLISHED
 
@@ -42,6 +42,12 @@ def fetch(name: str, url: str | None = None) -> Potential:
     if name not in PUBLISHED:
         raise SpecError(f"no published model is called {name!r}", hint=f"known are: {', '.join(PUBLISHED)}")
     model = PUBLISHED[name]
+    if is_another(name, model.sha256):
+        raise SpecError(
+            f"the library has another potential of the name {name}",
+            where=str(model_folder(name)),
+            hint="remove it, or get the file yourself and `campaign potentials add FILE --name OTHER`",
+        )
     address = url or model.url
     place = library() / ".fetched"
     file = f"{model.sha256}.nep.txt"

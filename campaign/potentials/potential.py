@@ -30,19 +30,20 @@ class Potential:
         ``potentials`` folder, or the model in the user's library.
     lattice_constants_A
         Its own lattice constant of each material, a free-standing flat or 2H monolayer at 0 K.
-    interlayer
-        Kind of the terms between layers: 12-6 Lennard-Jones, the registry-dependent potential ILP, or those
-        of a NEP, which makes no difference between terms in and between layers.
     notes
         What it is good for, and what not.
     source
         Where its files come from.
     engines
         Engines that can run it.
+    kind
+        ``lammps``: of styles of LAMMPS, with the terms below; ``nep``: a neuroevolution potential;
+        ``calculator``: what an ASE calculator does. The latter two make no difference between terms in and
+        between layers.
     layer_terms
-        Terms within a layer for LAMMPS; no two of them share an element.
+        Terms within a layer; no two of them share an element.
     interlayer_term
-        The term between layers for LAMMPS where it has a file, that is for ILP.
+        The term between layers where it has a file, which is ILP; without it they are 12-6 Lennard-Jones.
     monolayers_only
         It says nothing about what happens between layers.
     """
@@ -53,10 +54,10 @@ class Potential:
     citations: tuple[str, ...]
     files: Mapping[str, str]
     lattice_constants_A: Mapping[str, float]
-    interlayer: Literal["lj", "ilp", "nep", "calculator"]
     notes: str
     source: str
     engines: tuple[str, ...]
+    kind: Literal["lammps", "nep", "calculator"] = "lammps"
     layer_terms: tuple[LammpsTerm, ...] = ()
     interlayer_term: LammpsTerm | None = None
     monolayers_only: bool = False

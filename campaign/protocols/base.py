@@ -4,6 +4,7 @@ A protocol turns the settings of one run into a chain of stages, reduces their o
 units, and judges it. It knows nothing of Dask, files of the campaign, the ledger or other runs.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -112,6 +113,11 @@ class Check:
     reason: str
     meaning: str = ""
     comparison: Literal["<=", ">="] = "<="
+
+    @property
+    def raised(self) -> bool:
+        """Whether it found something; where its value could not be computed, a gate of its own says why."""
+        return not self.passed and not math.isnan(self.value)
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,22 @@ from campaign.potentials import file_hashes, get_potential
 from campaign.protocols.base import Check, Stage, Variable, read_result, write_result
 from campaign.protocols.nemd_checks import stored_checks
 from campaign.protocols.nemd_reduction import REDUCTION_VERSION, ReduceSettings, reduce_run
-from campaign.protocols.nemd_settings import LayerRoles, NemdSettings, build_settings, validate
-from campaign.protocols.nemd_variables import RATIO, VARIABLES
+from campaign.protocols.nemd_settings import (
+    Constants,
+    LayerRoles,
+    NemdSettings,
+    build_settings,
+    own_constants,
+    validate,
+)
+from campaign.protocols.nemd_variables import AS_BUILT, RATIO, VARIABLES
 from campaign.quantities import Settings
 from campaign.structures.io import write_structure
 from campaign.structures.layers import (
     BUILDER_VERSION,
     BuildSettings,
     MultilayerSettings,
+    Realised,
     build,
     number_of_atoms,
     realised,
@@ -59,7 +67,7 @@ class NemdProtocol:
 
     def stages(self, settings: NemdSettings, engine: str, replica: tuple[int, int]) -> tuple[Stage, ...]:
         """Build, equilibrate, produce and reduce of one run."""
-        condition = _condition(settings)
+        condition = _condition(settings, own_constants(settings.structure, settings.potential))
         build_id, atoms = condition.build.id, condition.build.atoms
         simulate = partial(
             Stage,
@@ -112,7 +120,7 @@ class NemdProtocol:
 
     def structure(self, settings: NemdSettings) -> Mapping[str, Any]:
         """Materials, atoms, cell, strain and twist of the structure as it will be built."""
-        return _structure(settings.structure, settings.potential)
+        return _structure(settings.structure, own_constants(settings.structure, settings.potential))
 
     def checks(self, result: "xr.Dataset") -> tuple[Check, ...]:
         """Gates and flags, as the reduction judged them."""
@@ -130,7 +138,7 @@ class _Condition:
 
 
 @lru_cache(maxsize=4096)
-def _condition(settings: NemdSettings) -> _Condition:
+def _condition(settings: NemdSettings, constants: Constants) -> _Condition:
     roles = LayerRoles.of(settings)
     lower, upper = (roles.lower, roles.lower_thermostat), (roles.upper, roles.upper_thermostat)
     (hot_side, source), (cold_side, sink) = (
@@ -165,7 +173,7 @@ def _condition(settings: NemdSettings) -> _Condition:
             sampling_interval_fs=1000 * settings.sampling_interval_ps,
         )
     )
-    build = _build(settings.structure, settings.potential)
+    build = _build(settings.structure, constants)
     assert isinstance(build.settings, BuildSettings)
     structure = build.settings.structure
     return _Condition(
@@ -215,8 +223,8 @@ def _equilibration(settings: NemdSettings) -> Simulation:
 
 
 @lru_cache(maxsize=4096)
-def _build(structure: MultilayerSettings, potential: str) -> Stage:
-    settings = build_settings(structure, potential)
+def _build(structure: MultilayerSettings, constants: Constants) -> Stage:
+    settings = build_settings(structure, constants)
     return Stage(
         kind="build",
         protocol=_NAME,
@@ -227,14 +235,9 @@ def _build(structure: MultilayerSettings, potential: str) -> Stage:
 
 
 @lru_cache(maxsize=4096)
-def _structure(structure: MultilayerSettings, potential: str) -> Mapping[str, Any]:
-    facts = realised(build_settings(structure, potential))
+def _structure(structure: MultilayerSettings, constants: Constants) -> Mapping[str, Any]:
+    facts = realised(build_settings(structure, constants))
     x, y, _ = facts.cell_A.diagonal().tolist()
-    strains = {
-        f"strain_{side}_{axis}": getattr(facts.strain[side], axis)
-        for side in ("lower", "upper")
-        for axis in "xy"
-    }
     return {
         "lower": structure.lower.name,
         "upper": structure.upper.name,
@@ -243,32 +246,29 @@ def _structure(structure: MultilayerSettings, potential: str) -> Mapping[str, An
         "atoms": facts.number_of_atoms,
         "cell_x_A": x,
         "cell_y_A": y,
-        **strains,
+        **_strains(facts),
         "twist_deg": facts.twist_deg,
     }
 
 
 def _build_result(settings: BuildSettings) -> "xr.Dataset":
-    """Strain of both materials, twist, size and cell of a structure as built."""
+    """Strain of both materials, twist and cell of a structure as built."""
     import xarray as xr
 
-    structure, facts = settings.structure, realised(settings)
-    values: dict[str, tuple[float, str, str]] = {
-        f"strain_{side}_{axis}": (
-            getattr(facts.strain[side], axis),
-            "1",
-            f"strain of {block.name} along {axis} against the potential's own lattice constant",
-        )
-        for side, block in (("lower", structure.lower), ("upper", structure.upper))
-        for axis in "xy"
-    }
-    for axis, length_A in zip("xyz", facts.cell_A.diagonal(), strict=True):
-        values[f"cell_{axis}"] = (length_A, "angstrom", f"length of the cell along {axis}")
-    values["twist_angle"] = (facts.twist_deg, "degree", "angle of the upper lattice against the lower one")
-    values["number_of_atoms"] = (facts.number_of_atoms, "1", "atoms")
+    facts = realised(settings)
+    x, y, _ = facts.cell_A.diagonal().tolist()
+    values = {**_strains(facts), "twist_angle": facts.twist_deg, "cell_x": x, "cell_y": y}
     return xr.Dataset(
         {
-            name: ((), value, {"units": units, "long_name": text})
-            for name, (value, units, text) in values.items()
+            name: ((), value, {"units": AS_BUILT[name].units, "long_name": AS_BUILT[name].long_name})
+            for name, value in values.items()
         }
     )
+
+
+def _strains(facts: Realised) -> dict[str, float]:
+    return {
+        f"strain_{side}_{axis}": getattr(strain, axis)
+        for side, strain in facts.strain.items()
+        for axis in "xy"
+    }

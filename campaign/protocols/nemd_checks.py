@@ -181,12 +181,7 @@ def raised_flags(checks: Iterable[Check]) -> str:
 
 
 def _failed(checks: Iterable[Check], severity: Severity) -> list[Check]:
-    # what could not be computed has a gate of its own that says why
-    return [
-        check
-        for check in checks
-        if check.severity is severity and not check.passed and not math.isnan(check.value)
-    ]
+    return [check for check in checks if check.severity is severity and check.raised]
 
 
 def stored_checks(result: "xr.Dataset") -> tuple[Check, ...]:

@@ -156,8 +156,8 @@ def reduce_run(series: "xr.Dataset", built: "xr.Dataset", settings: ReduceSettin
         "number_of_atoms": int(n_atoms.sum()),
         "dangerous_builds": int(series["dangerous_builds"]),
         "final_stacking": "",
-        # structures from before there were twists have none
-        **{name: float(built.get(name, 0.0)) for name in AS_BUILT},
+        # structures from before there were twists do not tell that they have none
+        **{name: float(built.get(name, 0.0) if name == "twist_angle" else built[name]) for name in AS_BUILT},
     }
     checks = [
         make_check("finite", faults, 0),

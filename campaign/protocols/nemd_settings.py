@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from campaign.engines.base import get_engine
+from campaign.engines.slab import MIN_VACUUM_A
 from campaign.errors import SpecError
 from campaign.potentials import check_layers, get_potential
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
@@ -107,7 +108,21 @@ class LayerRoles:
         )
 
 
-def build_settings(structure: MultilayerSettings, potential: str) -> BuildSettings:
+Constants = tuple[tuple[str, float], ...]
+"""Lattice constants in angstrom by material."""
+
+
+def own_constants(structure: MultilayerSettings, potential: str) -> Constants:
+    """Return the potential's own lattice constants of the two materials; the key of what depends on them.
+
+    A potential of the user's library can change under a process that lives on, so its name is no key.
+    """
+    own = get_potential(potential).lattice_constants_A
+    return tuple((block.name, own[block.name]) for block in (structure.lower, structure.upper))
+
+
+@lru_cache(maxsize=1024)
+def build_settings(structure: MultilayerSettings, constants: Constants) -> BuildSettings:
     """Return the settings of the build stage: structure and the potential's lattice constants.
 
     Raises
@@ -115,13 +130,6 @@ def build_settings(structure: MultilayerSettings, potential: str) -> BuildSettin
     SpecError
         The structure asks for a common cell, and there is none.
     """
-    own = get_potential(potential).lattice_constants_A
-    blocks = (structure.lower, structure.upper)
-    return _build_settings(structure, tuple((block.name, own[block.name]) for block in blocks))
-
-
-@lru_cache(maxsize=1024)
-def _build_settings(structure: MultilayerSettings, constants: tuple[tuple[str, float], ...]) -> BuildSettings:
     return BuildSettings.of(structure, dict(constants))
 
 
@@ -134,17 +142,17 @@ def validate(settings: NemdSettings, engine: str) -> None:
         With ``where`` set to the dotted name of the field that is to blame.
     """
     _validate_potential(settings, engine)  # the search for a cell needs its lattice constants
-    _validate_size(settings)
+    build = build_settings(settings.structure, own_constants(settings.structure, settings.potential))
+    _validate_size(build)
     _validate_layers(settings)
     _validate_baths(settings)
     _validate_times(settings)
-    build = build_settings(settings.structure, settings.potential)
     check_strain(build)
     _validate_cell(build, matched=settings.structure.match is not None)
 
 
-def _validate_size(settings: NemdSettings) -> None:
-    atoms = number_of_atoms(build_settings(settings.structure, settings.potential).structure)
+def _validate_size(build: BuildSettings) -> None:
+    atoms = number_of_atoms(build.structure)
     if atoms > MAX_ATOMS:
         raise SpecError(
             f"{atoms:,} atoms in each run, more than {MAX_ATOMS:,}",
@@ -208,6 +216,14 @@ def _validate_times(settings: NemdSettings) -> None:
         )
 
 
+_LATTICE_HINTS = {
+    "lammps": "take a potential of your own (`campaign potentials`): what comes with LAMMPS has no {}",
+    "nep": "`campaign potentials add` it again with --lattice {}=ANGSTROM",
+    "calculator": "write {} into lattice_constants_A in its potential.json",
+}
+"""What to do where a potential, by its kind, has no lattice constant of a material."""
+
+
 def _validate_potential(settings: NemdSettings, engine: str) -> None:
     potential = get_potential(settings.potential)
     sides = (settings.structure.lower, settings.structure.upper)
@@ -217,7 +233,7 @@ def _validate_potential(settings: NemdSettings, engine: str) -> None:
         raise SpecError(
             f"{potential.name} has no lattice constant of {', '.join(unknown)}",
             where="potential",
-            hint=f"`campaign potentials add` it again with --lattice {unknown[0]}=ANGSTROM",
+            hint=_LATTICE_HINTS[potential.kind].format(unknown[0]),
         )
     if engine not in potential.engines:
         raise SpecError(
@@ -228,13 +244,19 @@ def _validate_potential(settings: NemdSettings, engine: str) -> None:
     lacking = required_capabilities(settings) - get_engine(engine).capabilities
     if lacking:
         raise SpecError(f"{engine} cannot do {', '.join(sorted(lacking))}", where="engine")
-    if potential.interlayer == "calculator":
+    if potential.kind == "calculator":
         from campaign.potentials.calculators import check_potential
 
         check_potential(potential, required_capabilities(settings))
 
 
 def _validate_cell(build: BuildSettings, *, matched: bool) -> None:
+    if build.structure.vacuum_A < MIN_VACUUM_A:
+        raise SpecError(
+            f"{build.structure.vacuum_A:g} A of vacuum are too few: an atom that crosses it is lost",
+            where="structure.vacuum_A",
+            hint=f"take {MIN_VACUUM_A:g} or more",
+        )
     for side, block in (("lower", build.structure.lower), ("upper", build.structure.upper)):
         if not is_orthogonal(block.whole):
             raise SpecError(

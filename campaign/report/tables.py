@@ -308,7 +308,7 @@ def remarks(ensemble: Ensemble) -> tuple[list[Remark], int]:
     if "flags" in ensemble.table:
         flagged = np.flatnonzero(ensemble.table["flags"].values.astype(str) != "").tolist()
     for index in flagged[: max(0, MAX_REMARKS - len(found))]:
-        raised = [c for c in _checks_of(ensemble, index) if c.severity is Severity.FLAG and not c.passed]
+        raised = [c for c in _checks_of(ensemble, index) if c.severity is Severity.FLAG and c.raised]
         found.append(Remark(ensemble.runs[index].id, "flag", "; ".join(check.reason for check in raised)))
     missing = sum(state in {"failed", "excluded"} for state in ensemble.states)
     return found[:MAX_REMARKS], missing + len(flagged)

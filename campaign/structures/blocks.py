@@ -55,7 +55,7 @@ class LayerBlock(Settings):
             if self.cells is not None:
                 raise ValueError("cells and supercell are two ways to say the same; give one of them")
             if determinant(self.supercell) < 1:
-                raise ValueError("its vectors are not in counter-clockwise order")
+                raise ValueError("its vectors are parallel, or not in counter-clockwise order")
         return self
 
     @property
@@ -98,7 +98,8 @@ class Match(Settings):
     max_atoms
         Of one layer of each material together, before it is repeated.
     twist_deg
-        Angle of the upper lattice against the lower one, or the range in which it may lie; [0, 30] is any.
+        Angle of the upper lattice against the lower one, or the range in which it may lie: [0, 30] is any
+        where one of both is of one element, else [0, 60].
     orthogonal
         An orthogonal cell; otherwise a hexagonal one, of half as many atoms.
     repeat
@@ -205,21 +206,6 @@ def blocks_of_layers(structure: MultilayerSettings) -> list[LayerBlock]:
     return [structure.lower] * structure.lower.layers + [structure.upper] * structure.upper.layers
 
 
-def interface_layers(structure: MultilayerSettings) -> tuple[int, int]:
-    """Return the indices of the two layers at the interface, lower first; the bottom layer is 0."""
-    return structure.lower.layers - 1, structure.lower.layers
-
-
-def layer_atoms(structure: MultilayerSettings) -> tuple[int, ...]:
-    """Return the number of atoms of each layer, bottom to top."""
-    return tuple(block.atoms_per_layer for block in blocks_of_layers(structure))
-
-
-def layer_elements(structure: MultilayerSettings) -> tuple[tuple[str, ...], ...]:
-    """Return the elements of each layer, bottom to top."""
-    return tuple(block.definition.elements for block in blocks_of_layers(structure))
-
-
 def number_of_atoms(structure: MultilayerSettings) -> int:
-    """Return the number of atoms, without building."""
-    return sum(layer_atoms(structure))
+    """Return the number of atoms, without building, at no cost however many layers there are."""
+    return sum(block.layers * block.atoms_per_layer for block in (structure.lower, structure.upper))

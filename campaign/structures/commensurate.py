@@ -262,5 +262,6 @@ def _best(cells: list[CommensurateCell], count: int) -> list[CommensurateCell]:
 
     kept: dict[tuple[object, ...], CommensurateCell] = {}
     for cell in sorted(cells, key=rank):
-        kept.setdefault((determinant(cell.lower), determinant(cell.upper), *rank(cell)[1:3]), cell)
+        length = round(_sides(cell.lower, 1.0)[0], 6)
+        kept.setdefault((determinant(cell.lower), determinant(cell.upper), length, *rank(cell)[1:3]), cell)
     return list(kept.values())[:count]

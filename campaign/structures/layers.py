@@ -21,15 +21,12 @@ from campaign.structures.blocks import (
     Match,
     MultilayerSettings,
     blocks_of_layers,
-    interface_layers,
-    layer_atoms,
-    layer_elements,
     number_of_atoms,
 )
 from campaign.structures.commensurate import SLACK, CommensurateCell, Lattice, commensurate_cells
 from campaign.structures.sites import Sites, interface_sites, next_layer
 from campaign.structures.stack import Layer, stack
-from campaign.structures.supercells import Supercell, cell_matrix, twist_deg
+from campaign.structures.supercells import Supercell, cell_matrix, determinant, twist_deg
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -44,9 +41,6 @@ __all__ = [
     "Strain",
     "build",
     "check_strain",
-    "interface_layers",
-    "layer_atoms",
-    "layer_elements",
     "number_of_atoms",
     "realised",
 ]
@@ -86,6 +80,12 @@ class BuildSettings(Settings):
         if structure.match is None:
             return cls(structure=structure, lattice_constants_A=dict(lattice_constants_A))
         cell = _matched(structure, structure.match, lattice_constants_A)
+        if abs(abs(cell.twist_deg) - 60) < 1e-9 and determinant(cell.lower) == determinant(cell.upper):
+            raise SpecError(
+                "equal cells at 60 degrees give a single stacking, and no moire",
+                where="structure.match.twist_deg",
+                hint="give cells and a stacking instead: AAp is that of 2H",
+            )
         n, m = structure.match.repeat
         blocks = {
             side: block.model_copy(update={"supercell": _repeated(found, n, m)})
@@ -271,14 +271,13 @@ def _strain(cell: NDArray[np.float64], own: NDArray[np.float64]) -> Strain:
 def _middles(structure: MultilayerSettings) -> tuple[list[float], float]:
     """Height of the middle of each layer, and that of the highest atoms."""
     materials = [block.definition for block in blocks_of_layers(structure)]
-    below, middles = structure.vacuum_A, []
-    for k, material in enumerate(materials):
-        if structure.spacing_A is not None:
-            gaps = k * structure.spacing_A
-        else:
-            gaps = sum((low.gap + up.gap) / 2 for low, up in pairwise(materials[: k + 1]))
-        thickness = 2 * sum(low.chalcogen_height_A for low in materials[:k])
-        middles.append(below + gaps + thickness + material.chalcogen_height_A)
+    natural_gaps = (0.0, *((low.gap + up.gap) / 2 for low, up in pairwise(materials)))
+    gaps = thickness = 0.0
+    middles = []
+    for k, (material, gap) in enumerate(zip(materials, natural_gaps, strict=True)):
+        gaps = gaps + gap if structure.spacing_A is None else k * structure.spacing_A
+        middles.append(structure.vacuum_A + gaps + 2 * thickness + material.chalcogen_height_A)
+        thickness += material.chalcogen_height_A
     return middles, middles[-1] + materials[-1].chalcogen_height_A
 
 

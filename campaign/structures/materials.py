@@ -77,6 +77,10 @@ class Material(Settings):
             raise ValueError(f"{unknown[0]!r} is no chemical element")
         if self.kind == "tmd" and len(self.elements) != 2:
             raise ValueError("a tmd has two elements, the metal and the chalcogen")
+        if self.kind == "tmd" and self.alike:
+            raise ValueError("the metal and the chalcogen of a tmd are different elements")
+        if self.alike and self.natural_stacking == "AAp":
+            raise ValueError("layers of one element have no stacking AAp; take AA or AB")
         if (self.kind == "tmd") != (self.chalcogen_height_A > 0):
             raise ValueError("chalcogen_height_A is above 0 in a tmd, and left out of a honeycomb")
         if self.gap <= 0:

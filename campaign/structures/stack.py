@@ -42,7 +42,7 @@ def stack(
     *,
     periodic_z: bool = False,
 ) -> "Atoms":
-    """Atoms of a stack, sorted by layer from the bottom, and within one by sublayer and element.
+    """Atoms of a stack, sorted by layer from the bottom, and within one by sublayer and site.
 
     Parameters
     ----------

@@ -43,21 +43,24 @@ def turned_60(vector: Vector) -> Vector:
 
 def cell_matrix(supercell: Supercell, lattice_constant_A: float) -> NDArray[np.float64]:
     """Vectors of a supercell in angstrom as rows, shape (2, 2), the first along x, the second in y > 0."""
-    (i, j), (k, m) = supercell
-    twice_dot = 2 * i * k + 2 * j * m + i * m + j * k
-    length = math.sqrt(norm((i, j)))
+    length = math.sqrt(norm(supercell[0]))
     return lattice_constant_A * np.array(
         [
             [length, 0.0],
-            [twice_dot / 2 / length, math.sqrt(3) * (determinant(supercell) / length / 2)],
+            [_twice_dot(supercell) / 2 / length, math.sqrt(3) * (determinant(supercell) / length / 2)],
         ]
     )
 
 
 def is_orthogonal(supercell: Supercell) -> bool:
     """Whether its vectors are at right angles."""
+    return _twice_dot(supercell) == 0
+
+
+def _twice_dot(supercell: Supercell) -> int:
+    """Twice the scalar product of its vectors in units of a^2."""
     (i, j), (k, m) = supercell
-    return 2 * i * k + 2 * j * m + i * m + j * k == 0
+    return 2 * i * k + 2 * j * m + i * m + j * k
 
 
 def direction_deg(vector: Vector) -> float:
