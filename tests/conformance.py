@@ -30,13 +30,14 @@ from campaign.engines.base import (
     Step,
     Thermalise,
     Workload,
-    engine_names,
     get_engine,
 )
 from campaign.engines.gpumd import find_gpumd
 from campaign.engines.gpumd_input import COMPUTE, MODEL, SCRIPT, write_model
 from campaign.engines.gpumd_output import read_compute
+from campaign.engines.gpus import gpus_here
 from campaign.engines.timeline import number_of_steps
+from campaign.errors import EngineNotFoundError
 from campaign.physics.dynamics import EV_PER_A3_PER_GPA
 from campaign.potentials import add_nep, get_potential, potential_files
 from campaign.potentials.calculators import make_calculator
@@ -46,7 +47,6 @@ from tests.reference import REFERENCE
 
 TIMESTEP_FS = 0.5
 NEP_MODEL = REFERENCE / "nep" / "gr-hbn.nep.txt"
-GPU = Path("/dev/nvidia0").exists() and "gpumd" in engine_names()
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,22 @@ class Case:
     @property
     def missing(self) -> str | None:
         """Tell what this machine lacks."""
-        if self.engine == "gpumd" and not GPU:
-            return "no CUDA GPU here"
+        if self.engine == "gpumd" and (lack := _without_gpumd()):
+            return lack
         if self.potential == "nep" and not NEP_MODEL.is_file():
             return f"no NEP model at {NEP_MODEL}"
         libraries = [module for module in LIBRARIES.values() if importlib.util.find_spec(module)]
         return None if self.potential != "nep" or libraries else "no library for NEP models"
+
+
+def _without_gpumd() -> str | None:
+    if not gpus_here():
+        return "no CUDA GPU here"
+    try:
+        find_gpumd()
+    except EngineNotFoundError:
+        return "GPUMD is not installed"
+    return None if importlib.util.find_spec("calorine") else "calorine is not installed"
 
 
 CASES = (

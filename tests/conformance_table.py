@@ -15,7 +15,9 @@ _HEAD = """\
 Made by `python -m tests.conformance_table` from a run of `tests/test_conformance.py`; do not edit.
 Each figure is what the test measured. The models have four layers of 8 or 16 atoms; steps are 0.5 fs.
 The energies of `lammps, nep` and `gpumd, nep` are compared with those of `ase, nep`; those of
-`lammps, tersoff-lj` with ASE's own Tersoff, on layers too far apart for Lennard-Jones.
+`lammps, tersoff-lj` with ASE's own Tersoff, on layers too far apart for Lennard-Jones. LAMMPS and ASE take
+a NEP from the same library, so that row shows that types, order, units and virial come through; that both
+libraries agree is a test of its own (`tests/test_nep.py`).
 """
 
 

@@ -1,6 +1,7 @@
 """ASE engine: conserved energies, exact tallies, restarts, requests to stop, failures with their class."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from campaign.engines import ase_run
 from campaign.engines.ase_record import Recorder
+from campaign.engines.ase_system import System
 from campaign.engines.base import (
     NVE,
     NVT,
@@ -22,12 +24,21 @@ from campaign.engines.base import (
     get_engine,
 )
 from campaign.engines.segments import join_segments
-from campaign.errors import EngineNotFoundError, InputError, PhysicsError, ResourceError, TransientError
+from campaign.errors import (
+    CampaignError,
+    EngineNotFoundError,
+    InputError,
+    OutOfMemoryError,
+    PhysicsError,
+    ResourceError,
+    TransientError,
+)
 from campaign.potentials.library import library
 from campaign.quantities import BOLTZMANN_EV_PER_K
 from tests.ase_cases import (
     ENGINE,
     NoEnergiesPerAtom,
+    Springs,
     add_springs,
     compute,
     compute_all,
@@ -143,17 +154,23 @@ def test_noise_is_new_in_each_segment_and_follows_from_the_seed(
 
 
 def test_cell_becomes_its_average_over_the_last_half_also_in_segments(
-    inputs: dict[str, Path], tmp_path: Path
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen_A: list[np.ndarray] = []
+    stretch = System.stretch
+
+    def see(self: System, factors: np.ndarray) -> None:
+        stretch(self, factors)
+        seen_A.append(self.atoms.cell.array.diagonal()[:2].copy())
+
+    monkeypatch.setattr(System, "stretch", see)
     job = simulation(THERMALISE, NPT)
     directories = compute_all(job, (60, 130), inputs, tmp_path)
-    assert ENGINE.collect(directories[1]).carried["cell_samples"] == 30
-    dataset = ENGINE.collect(directories[-1]).dataset
-    built_A = np.diag(multilayer().cell.array)
-    length_A = dataset["cell_length"].values
-    assert length_A[2] == built_A[2]  # z is free
-    assert np.abs(length_A[:2] / built_A[:2] - 1).min() > 0
-    assert ENGINE.collect(directories[-1]).carried == {}
+    assert len(seen_A) == 200 + 1  # each MD step, and what ends the step
+    length_A = ENGINE.collect(directories[-1]).dataset["cell_length"].values
+    np.testing.assert_allclose(length_A[:2], np.mean(seen_A[100:200], axis=0), rtol=1e-12)
+    assert length_A[2] == multilayer().cell.array[2, 2]  # z is free
+    assert [ENGINE.collect(one).carried.get("cell_samples") for one in directories] == [None, 30, None]
 
 
 def test_a_request_to_stop_ends_with_a_whole_sample(
@@ -181,6 +198,20 @@ def test_a_request_to_stop_ends_with_a_whole_sample(
     inputs = {**equilibrated, "state": directory / ENGINE.state_file}
     assert compute(job, again, inputs, tmp_path / "next") == 0
     join_segments([output.dataset, ENGINE.collect(tmp_path / "next").dataset])
+
+
+def test_a_stop_waits_for_the_first_whole_sample(
+    equilibrated: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment that ended where it began would be asked again for ever."""
+    monkeypatch.setattr(ase_run, "LOOK_S", 0.0)
+    job = simulation(HEAT_FLOW)
+    (segment,) = segments(job)
+    directory = _made(tmp_path / "stopped")
+    ENGINE.prepare(Workload(job, 7, equilibrated, segment), directory)
+    (directory / STOP_FILE).touch()
+    assert ase_run.main(directory) == 0
+    assert ENGINE.collect(directory).last == 20
 
 
 def _made(directory: Path) -> Path:
@@ -236,7 +267,9 @@ def test_bad_input_fails_before_the_run(inputs: dict[str, Path], tmp_path: Path)
     ):
         facts.write_text(json.dumps({**plain, **change}))
         assert compute(job, segment, inputs, tmp_path / "bad") == 1
-        assert type(ENGINE.diagnose(tmp_path / "bad", 1)) is kind
+        error = ENGINE.diagnose(tmp_path / "bad", 1)
+        assert type(error) is kind
+        assert str(error.where).endswith("springs/potential.json")
     (library() / "springs" / "structure.npz").unlink()
     with pytest.raises(ResourceError, match="a file of springs is missing"):
         ENGINE.prepare(Workload(job, 1, inputs, segment), tmp_path)
@@ -254,6 +287,55 @@ def test_explosion(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert isinstance(error, PhysicsError)
     assert "log.ase" in str(error)
     assert isinstance(ENGINE.diagnose(tmp_path / "nothing", -9), TransientError)
+
+
+class Broken(Springs):
+    """A calculator that says what the environment tells it."""
+
+    def calculate(self, *_: object) -> None:
+        name, text = os.environ["BROKEN"].split(":", 1)
+        raise {"RuntimeError": RuntimeError, "OSError": OSError, "ValueError": ValueError}[name](text)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("RuntimeError:CUDA out of memory. Tried to allocate 2 GiB", OutOfMemoryError),
+        ("OSError:[Errno 28] No space left on device", ResourceError),
+        ("ValueError:atoms overlap", InputError),
+    ],
+)
+def test_what_a_calculator_says_has_its_class(
+    said: str,
+    kind: type[CampaignError],
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add_springs(inputs["structure"], "broken", Broken)
+    monkeypatch.setenv("BROKEN", said)
+    job = simulation(THERMALISE, NVT_STEP, potential="broken")
+    (segment,) = segments(job)
+    assert compute(job, segment, inputs, tmp_path / "run") == 1
+    error = ENGINE.diagnose(tmp_path / "run", 1)
+    assert type(error) is kind
+    assert said.partition(":")[2] in str(error)
+    assert "None" not in str(error)
+
+
+def test_a_process_that_could_not_say_it_in_its_log(tmp_path: Path) -> None:
+    (tmp_path / "stderr.log").write_text("Traceback:\nOSError: [Errno 28] No space left on device\n")
+    assert type(ENGINE.diagnose(tmp_path, 1)) is ResourceError
+    assert type(ENGINE.diagnose(tmp_path, -15)) is TransientError
+
+
+def test_half_a_state_may_pass(equilibrated: dict[str, Path], tmp_path: Path) -> None:
+    path = equilibrated["state"]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    job = simulation(HEAT_FLOW)
+    (segment,) = segments(job)
+    assert compute(job, segment, equilibrated, tmp_path / "run") == 1
+    assert type(ENGINE.diagnose(tmp_path / "run", 1)) is TransientError
 
 
 @pytest.mark.parametrize("name", ["series.bin", "final.npz", "end.json", "state.npz", "ase.json"])
@@ -293,14 +375,17 @@ def test_results_are_those_of_every_engine(equilibrated: dict[str, Path], tmp_pa
     assert dataset["layer"].values.tolist() == np.repeat(range(4), 16).tolist()
 
 
-def test_a_triclinic_cell_keeps_its_angle(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_pressure_of_a_triclinic_slab_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The contract lets the angle change, too; this engine would hold it."""
     atoms = multilayer()
     atoms.cell[1, 0] = atoms.cell[0, 0] / 2
     structure = written(atoms, tmp_path)
     add_springs(structure, "tilted")
-    job = simulation(THERMALISE, NPT, potential="tilted")
+    job = simulation(THERMALISE, NPT, NVT_STEP, potential="tilted")
+    (segment,) = segments(job)
+    with pytest.raises(InputError, match="orthogonal cell only; use lammps"):
+        ENGINE.prepare(Workload(job, 7, {"structure": structure}, segment), tmp_path)
+    job = simulation(THERMALISE, NVT_STEP, potential="tilted")
     (directory,) = compute_all(job, (), {"structure": structure}, tmp_path)
     dataset = ENGINE.collect(directory).dataset
-    length_A = dataset["cell_length"].values
-    assert dataset["cell_tilt_xy"].item() == pytest.approx(length_A[0] / 2)
-    assert np.abs(length_A[:2] / atoms.cell.array.diagonal()[:2] - 1).min() > 0
+    assert dataset["cell_tilt_xy"].item() == pytest.approx(atoms.cell[0, 0] / 2)

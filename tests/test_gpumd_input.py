@@ -10,7 +10,7 @@ from ase import Atoms
 from campaign.engines.base import NVT, HeatFlow, NpT, Segment, Step
 from campaign.engines.gpumd_input import role_groups, write_model
 from campaign.engines.gpumd_script import make_facts, make_groups, make_script, segment_end
-from campaign.engines.timeline import number_of_steps
+from campaign.engines.timeline import number_of_steps, timeline
 from campaign.errors import InputError
 from tests.gpumd_cases import simulation
 from tests.lammps_cases import HEAT_FLOW, LAYERS, NPT, NVT_STEP, PREHEAT, THERMALISE, multilayer
@@ -149,6 +149,15 @@ def test_segments_end_with_a_sample_or_a_step() -> None:
 def test_what_cannot_be_asked(steps: tuple[Step, ...], said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
         script_of(*steps)
+
+
+def test_averages_of_one_step_do_not_enter_the_next() -> None:
+    carried = {"cell_x": 5.0, "cell_y": 6.0, "cell_samples": 10.0}
+    job, atoms = simulation(THERMALISE, NPT, NPT), multilayer()
+    half = timeline(job)[1].last
+    for first, kept in ((half // 2, carried), (half, {}), (half + 10, carried)):
+        segment = Segment(2, first, 2 * half, carried)
+        assert make_facts(job, atoms, segment, np.asarray(atoms.cell)).carried == kept
 
 
 def test_pressure_of_a_triclinic_slab_is_refused() -> None:

@@ -120,6 +120,15 @@ def test_thermo_of_every_version(style: str, tmp_path: Path) -> None:
     assert data["layer"].values.tolist() == [0, 0, 1, 1]
 
 
+def test_the_tilt_of_the_cell_is_kept(tmp_path: Path) -> None:
+    leaning = replace(FACTS, averages_cell=False, cell=(5.0, 0, 0, 1.5, 6.0, 0, 0, 0, 40.0))
+    lay_out(tmp_path, leaning, 40)
+    (tmp_path / "thermo.out").write_text(thermo("5.6"))
+    data = read_output(tmp_path).dataset
+    assert float(data["cell_tilt_xy"]) == 1.5
+    assert data["cell_length"].values.tolist() == [5, 6, 40]
+
+
 def test_average_cell_is_that_of_the_last_half_also_over_segments(tmp_path: Path) -> None:
     (tmp_path / "thermo.out").write_text(thermo("5.6"))
     whole = average_cell(tmp_path, FACTS, 40)
@@ -282,6 +291,11 @@ def block(kind: str, text: str) -> str:
         ("This number is nan.\n", PhysicsError),
         ("campaign: a temperature of nan K in compute.out, more than 3000 K\n", PhysicsError),
         ("gpumd: error while loading shared libraries: libcufft.so.12: cannot open\n", EngineNotFoundError),
+        ("terminate called after throwing an instance of 'std::bad_alloc'\n", OutOfMemoryError),
+        (
+            "terminate called after throwing an instance\n  what():  scan failed: cudaErrorIllegalAddress\n",
+            TransientError,
+        ),
         ("    10 steps completed.\n", TransientError),
     ],
 )
@@ -290,6 +304,26 @@ def test_words_become_errors(log: str, error: type[CampaignError], tmp_path: Pat
     found = read_failure(tmp_path, 1)
     assert type(found) is error
     assert "log.gpumd" in str(found.where)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("OSError: [Errno 28] No space left on device: 'state.xyz'", ResourceError),
+        ("OSError: [Errno 8] Exec format error: '/opt/gpumd'", EngineNotFoundError),
+        ("ModuleNotFoundError: No module named 'calorine'", EngineNotFoundError),
+        ("ValueError: a bug", InputError),
+    ],
+)
+def test_what_looks_after_gpumd_says_why_it_failed(
+    words: str, error: type[CampaignError], tmp_path: Path
+) -> None:
+    (tmp_path / "log.gpumd").write_text("Started running GPUMD.\n    10 steps completed.\n")
+    (tmp_path / "stderr.log").write_text(f"Traceback (most recent call last):\n{words}\n")
+    found = read_failure(tmp_path, 1)
+    assert type(found) is error
+    assert "stderr.log:2" in str(found.where)
+    assert type(read_failure(tmp_path, -9)) is TransientError
 
 
 def test_a_signal_may_pass(tmp_path: Path) -> None:

@@ -400,6 +400,8 @@ def test_progress_from_the_end_of_a_log(tmp_path: Path) -> None:
         ("ERROR: Unknown command: runn 10 (src/src/input.cpp:314)", InputError),
         ("ERROR: Illegal run command", InputError),
         ("ERROR on proc 0: Failed to allocate 100 bytes for array x", OutOfMemoryError),
+        ("ERROR: ArrayMemoryError: Unable to allocate 2.0 GiB for an array", OutOfMemoryError),
+        ("ERROR: libmpi.so.12: cannot open shared object file: No such file", EngineNotFoundError),
         ("ERROR on proc 0: Error writing restart file: No space left on device", ResourceError),
     ],
 )

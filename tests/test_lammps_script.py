@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaign.engines.base import Step
+from campaign.engines.base import Segment, Step
 from campaign.engines.lammps_input import layer_species, write_data_file
-from campaign.engines.timeline import frames_per_sample, steps_of
+from campaign.engines.lammps_script import make_script
+from campaign.engines.timeline import frames_per_sample, number_of_steps, steps_of, timeline
 from campaign.errors import (
     InputError,
 )
@@ -40,6 +41,19 @@ def test_thermostats_have_seeds_of_their_own() -> None:
     assert len(both) == 10  # velocities, hot, cold, source, sink; twice
     assert len(set(both)) == len(both)
     assert all(1 <= seed <= 900_000_000 for seed in both)
+
+
+def test_averages_of_one_step_do_not_enter_the_next() -> None:
+    whole, atoms = simulation(THERMALISE, NPT, NPT), multilayer()
+    first = timeline(whole)[1].last
+    carried = {"cell_x": 5.0, "cell_y": 6.0, "cell_samples": 10.0}
+    segment = Segment(2, first * 3 // 4, number_of_steps(whole), carried)
+    model = lammps_model(get_potential("tersoff-lj"), layer_species(atoms))
+    text, _ = make_script(whole, 1, atoms, model, segment, restart=True)
+    averages = re.findall(r"variable scale_x equal (.+)", text)
+    assert len(averages) == 2
+    assert "+50)" in averages[0]  # 10 samples of 5 angstrom
+    assert averages[1].startswith("$(f_cell[1]/lx")
 
 
 def test_script_avoids_the_traps() -> None:

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 
 from campaign.engines.base import Segment
-from campaign.engines.lammps_input import slab_cell
+from campaign.engines.slab import slab_cell
 from campaign.engines.timeline import number_of_steps
 from campaign.errors import InputError
 from campaign.potentials import Potential, get_potential

@@ -8,7 +8,14 @@ import pytest
 from ase import Atoms
 
 from campaign.errors import EngineNotFoundError, InputError, ResourceError
-from campaign.potentials.nep import CHOICE_VARIABLE, LIBRARIES, NepCalculator, nep_library, with_vacuum
+from campaign.potentials.nep import (
+    CHOICE_VARIABLE,
+    LIBRARIES,
+    NepCalculator,
+    elements_and_cutoff,
+    nep_library,
+    with_vacuum,
+)
 from tests.ase_cases import multilayer
 from tests.reference import REFERENCE, needs_reference
 
@@ -89,6 +96,16 @@ def test_a_slab_sees_no_image_whatever_its_vacuum() -> None:
     assert abs(periodic.get_potential_energy() - thin.get_potential_energy()) > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("line", "cutoff_A"),
+    [("8 4", 8), ("8 4 414 46", 8), ("4 3 8 5 10 5 100 60", 10), ("4 3 8 5", 4)],
+)
+def test_the_largest_cutoff_of_a_model_counts(line: str, cutoff_A: float, tmp_path: Path) -> None:
+    model = tmp_path / "nep.txt"
+    model.write_text(f"nep4 3 B C N\ncutoff {line}\n")
+    assert elements_and_cutoff(model) == (frozenset("BCN"), cutoff_A)
+
+
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHOICE_VARIABLE, "no-such-library")
     with pytest.raises(EngineNotFoundError, match=r"campaign\[nep-fast\].*campaign\[nep\]"):
@@ -100,7 +117,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(EngineNotFoundError, match="nep-adapters and calorine not installed"):
         nep_library()
     monkeypatch.undo()
-    with pytest.raises(ResourceError, match="cannot read"):
+    with pytest.raises(ResourceError, match=r"absent\.txt: not a NEP model: .*No such file"):
         NepCalculator(tmp_path / "absent.txt")
     (tmp_path / "no.txt").write_text("hello\n")
     with pytest.raises(ResourceError, match="not a NEP model"):

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.engines.base import NpT, Segment, Simulation, Workload
-from campaign.engines.lammps_script import segment_end
 from campaign.engines.segments import ACCUMULATED, join_segments
-from campaign.engines.timeline import number_of_steps, sample_steps, timeline
+from campaign.engines.timeline import number_of_steps, sample_steps, segment_end, timeline
 from campaign.structures.io import write_structure
 from tests.lammps_cases import (
     ENGINE,

@@ -13,7 +13,7 @@ from typing import ClassVar
 from campaign.engines.ase_input import JOB, LOG, STATE, Job, make_job
 from campaign.engines.ase_output import read_failure, read_output, read_progress
 from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulation, Workload
-from campaign.engines.lammps_script import segment_end
+from campaign.engines.timeline import segment_end
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
 from campaign.potentials import get_potential, potential_files
 from campaign.potentials.calculators import calculator_version

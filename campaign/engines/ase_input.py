@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 from ase import Atoms
 
-from campaign.engines.base import Simulation, Thermalise, Workload
+from campaign.engines.base import NpT, Simulation, Thermalise, Workload
 from campaign.engines.groups import check_groups
-from campaign.engines.slab import layers_of, slab_fraction
-from campaign.engines.timeline import TimedStep, sample_steps, timeline
+from campaign.engines.slab import layers_of, slab_cell, slab_fraction
+from campaign.engines.timeline import TimedStep, recorded_step, sample_steps, timeline
 from campaign.errors import InputError
 from campaign.layout import write_atomic
 from campaign.quantities import Settings
@@ -60,7 +61,7 @@ class Job(Settings):
     @property
     def recorded(self) -> TimedStep:
         """The step whose series are kept: the last one."""
-        return self.steps[-1]
+        return recorded_step(self.simulation)
 
     @property
     def sample_steps(self) -> int:
@@ -83,15 +84,15 @@ class Job(Settings):
 def make_job(workload: Workload, atoms: Atoms, structure: str, state: str | None) -> Job:
     """Describe a segment; see `AseEngine.prepare` for the errors."""
     simulation = workload.simulation
-    steps = timeline(simulation)
-    if not steps or isinstance(steps[-1].step, Thermalise):
-        raise InputError("no dynamical step at the end of the simulation")
-    if state is None and not isinstance(steps[0].step, Thermalise):
+    recorded = recorded_step(simulation)
+    if state is None and not isinstance(simulation.steps[0], Thermalise):
         raise InputError("a simulation that starts from a structure begins with velocities (thermalise)")
-    sample_steps(steps[-1], simulation.timestep_fs)  # it must not be longer than the step
-    atoms_of_layer = [0] * (int(layers_of(atoms).max()) + 1)
-    for layer in layers_of(atoms):
-        atoms_of_layer[layer] += 1
+    sample_steps(recorded, simulation.timestep_fs)  # it must not be longer than the step
+    if slab_cell(atoms)[3] and any(isinstance(step, NpT) for step in simulation.steps):
+        raise InputError(
+            "the engine ase holds the pressure of a slab in an orthogonal cell only", hint="use lammps"
+        )
+    atoms_of_layer = tuple(np.bincount(layers_of(atoms)).tolist())
     check_groups(simulation, len(atoms_of_layer))
     return Job(
         simulation=simulation,
@@ -102,6 +103,6 @@ def make_job(workload: Workload, atoms: Atoms, structure: str, state: str | None
         carried=dict(workload.segment.carried),
         structure=structure,
         state=state,
-        atoms_of_layer=tuple(atoms_of_layer),
+        atoms_of_layer=atoms_of_layer,
         thickness_A=slab_fraction(atoms) * float(atoms.cell[2, 2]),
     )

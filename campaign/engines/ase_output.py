@@ -1,7 +1,6 @@
 """What a process of the ASE engine wrote: progress, series, final structure, and the reason why it failed."""
 
 import json
-import signal
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from campaign import errors
 from campaign.engines.ase_input import END, FAILURE, FINAL, LOG, LOG_COLUMNS, SERIES, STATE, Job
-from campaign.engines.base import HeatFlow, Output, Progress
+from campaign.engines.base import STDERR, HeatFlow, Output, Progress
 from campaign.engines.series import (
     Array,
     Variables,
@@ -20,10 +19,17 @@ from campaign.engines.series import (
     result_dataset,
     thermo_series,
 )
-from campaign.errors import CampaignError, InputError, Location, TransientError
+from campaign.engines.symptoms import Symptom, explain, last_line
+from campaign.errors import (
+    CampaignError,
+    EngineNotFoundError,
+    Location,
+    OutOfMemoryError,
+    ResourceError,
+    TransientError,
+)
 
 _TAIL_BYTES = 8192
-_STDERR = "stderr.log"  # written by execution.process
 
 
 def read_progress(directory: Path) -> Progress | None:
@@ -130,31 +136,27 @@ def _final(directory: Path) -> Variables:
         raise TransientError(f"{path.name} is damaged: {error}", where=str(path)) from error
 
 
+_PROGRAM = "the ASE process"
+_SYMPTOMS = (
+    Symptom("out of memory|bad_alloc|unable to allocate", OutOfMemoryError, "give it more memory"),
+    Symptom("no space left|disk quota", ResourceError, "free some disk space"),
+    Symptom("ImportError|ModuleNotFoundError|cannot open shared object", EngineNotFoundError, "install it"),
+)
+
+
+def of_words(text: str) -> CampaignError:
+    """Error of the class that the words of a calculator mean."""
+    found = explain(_PROGRAM, (text, Location(Path(LOG))), 1, Path(LOG), _SYMPTOMS)
+    return type(found)(found.message, hint=found.hint)
+
+
 def read_failure(directory: Path, returncode: int) -> CampaignError:
-    """Error of the right class for a process that failed."""
-    where = Location(directory / LOG)
+    """Error of the right class for a process that failed; a signal lets it say nothing."""
     try:
         failure: Mapping[str, Any] = json.loads((directory / FAILURE).read_text())
     except FileNotFoundError:
-        return _without_message(directory, returncode)
+        message = last_line(directory / STDERR) if returncode >= 0 else None
+        return explain(_PROGRAM, message, returncode, directory / LOG, _SYMPTOMS)
     kind: type[CampaignError] = getattr(errors, failure["class"])
+    where = failure["where"] or Location(directory / LOG)
     return kind(failure["message"], where=where, hint=failure["hint"])
-
-
-def _without_message(directory: Path, returncode: int) -> CampaignError:
-    """Error of a process that ended by a signal, or by a traceback."""
-    if returncode < 0:
-        try:
-            name = signal.Signals(-returncode).name
-        except ValueError:
-            name = f"signal {-returncode}"
-        return TransientError(f"the ASE process was ended by {name}", where=Location(directory / LOG))
-    try:
-        lines = (directory / _STDERR).read_text(errors="replace").strip().splitlines()
-    except FileNotFoundError:
-        lines = []
-    if lines:
-        return InputError(lines[-1], where=Location(directory / _STDERR, len(lines)))
-    return TransientError(
-        f"the ASE process ended with code {returncode} and said nothing", where=Location(directory / LOG)
-    )

@@ -28,12 +28,13 @@ from campaign.engines.ase_input import (
     STATE,
     Job,
 )
+from campaign.engines.ase_output import of_words
 from campaign.engines.ase_record import Recorder
 from campaign.engines.ase_system import Bath, Snapshot, System
 from campaign.engines.base import NVE, NVT, STOP_FILE, HeatFlow, NpT, Preheat, Thermalise
 from campaign.engines.slab import layers_of
 from campaign.engines.timeline import TimedStep
-from campaign.errors import CampaignError, InputError, OutOfMemoryError, PhysicsError, ResourceError
+from campaign.errors import CampaignError, OutOfMemoryError, PhysicsError, ResourceError
 from campaign.layout import write_atomic
 from campaign.physics.dynamics import (
     NoseHooverChain,
@@ -96,6 +97,7 @@ class Run:
                 if self._kept is not None:  # a sample ends whole
                     self._restore(self._kept)
                     self._step = self._kept.step
+                    self._system.evaluate()
             self._look()
         self._snapshot().write(self._directory / STATE)
         if self._step == job.steps[-1].last:
@@ -267,8 +269,13 @@ class Run:
                 self._kept = self._snapshot()
             if time.monotonic() - self._looked > LOOK_S:
                 self._look()
-                if (self._directory / STOP_FILE).exists() and self._step < self._job.last:
+                if self._may_stop() and (self._directory / STOP_FILE).exists():
                     raise _StopRequestedError
+
+    def _may_stop(self) -> bool:
+        # Not before a sample is whole: the segment would end where it began, and be asked again for ever.
+        gained = self._kept is None or self._kept.step > self._job.first
+        return gained and self._step < self._job.last
 
     def _snapshot(self) -> Snapshot:
         atoms = self._system.atoms
@@ -343,16 +350,22 @@ def main(directory: Path) -> int:
     except MemoryError as error:
         return _fail(directory, OutOfMemoryError(f"out of memory: {error}", hint="give it more memory"))
     except OSError as error:
-        return _fail(directory, ResourceError(f"{error.strerror or error}", where=str(error.filename)))
+        where = None if error.filename is None else str(error.filename)
+        return _fail(directory, ResourceError(f"{error.strerror or error}", where=where))
     except (RuntimeError, ValueError, ArithmeticError) as error:  # a calculator's own complaints
-        return _fail(directory, InputError(f"{type(error).__name__}: {error}"))
+        return _fail(directory, of_words(f"{type(error).__name__}: {error}"))
     return 0
 
 
 def _fail(directory: Path, error: CampaignError) -> int:
     with (directory / LOG).open("a") as log:
         log.write(f"ERROR: {error}\n")
-    failure = {"class": type(error).__name__, "message": error.message, "hint": error.hint}
+    failure = {
+        "class": type(error).__name__,
+        "message": error.message,
+        "where": error.where and str(error.where),
+        "hint": error.hint,
+    }
     write_atomic(directory / FAILURE, json.dumps(failure), durable=False)
     return 1
 

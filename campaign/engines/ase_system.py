@@ -1,5 +1,6 @@
 """What the process of the ASE engine moves: atoms with velocities, their thermostats, and their state."""
 
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,8 +10,8 @@ import numpy.typing as npt
 from ase import Atoms
 from ase.calculators.calculator import BaseCalculator, all_changes
 
-from campaign.errors import ResourceError
-from campaign.physics.dynamics import EV_PER_A3_PER_GPA, inertia, langevin
+from campaign.errors import TransientError
+from campaign.physics.dynamics import in_plane_pressures, inertia, langevin
 from campaign.physics.dynamics import kinetic_energies as atom_kinetic_energies
 
 Array = npt.NDArray[np.float64]
@@ -55,12 +56,13 @@ class System:
         return atom_kinetic_energies(self.velocities, self.masses)
 
     def pressures(self, thickness_A: float) -> Array:
-        """Pressures in GPa in the structure along x and y, shape (2,); zero where there is no stress."""
-        if "stress" not in self.results:
-            return np.zeros(2)
-        virial_eV = -self.atoms.get_volume() * np.asarray(self.results["stress"])[:2]
-        twice_kinetic_eV = self.masses @ self.velocities[:, :2] ** 2
-        return np.asarray((virial_eV + twice_kinetic_eV) / (self.volume(thickness_A) * EV_PER_A3_PER_GPA))
+        """Pressures in GPa in the structure along x and y, shape (2,)."""
+        return in_plane_pressures(
+            -self.atoms.get_volume() * np.asarray(self.results["stress"])[:2],
+            self.velocities,
+            self.masses,
+            self.volume(thickness_A),
+        )
 
     def stretch(self, factors: Array) -> None:
         """Stretch cell and positions along x and y, and slow down velocities in turn."""
@@ -118,8 +120,8 @@ class Snapshot:
             with np.load(path, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in cls._ARRAYS}
                 return cls(step=int(data["step"]), carried=carried, **arrays)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ResourceError(f"not a state of the ASE engine: {error}", where=str(path)) from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise TransientError(f"not a whole state of the ASE engine: {error}", where=str(path)) from error
 
     def write(self, path: Path) -> None:
         """Write a state file."""

@@ -3,8 +3,8 @@
 A protocol describes a simulation in the words of the field: a timestep, a potential and a list of steps
 (`Thermalise`, `NpT`, `NVT`, `NVE`, `Preheat`, `HeatFlow`). An engine turns that into its own
 input (`Engine.prepare`), says how far its process has come (`Engine.progress`) and reads what it wrote
-(`Engine.collect`). Engines never decide anything about the physics, and never start processes: that is done
-once, in ``execution``.
+(`Engine.collect`). Engines never decide anything about the physics, and never start what computes: that is
+done once, in ``execution``.
 
 A long stage is a chain of segments, one process each, on one axis of MD steps; `campaign.engines.segments`
 joins what they wrote.
@@ -110,6 +110,9 @@ class Simulation(Settings):
 
 STOP_FILE = "stop"
 """Name of a file in the process's directory that asks it to end after its present block, with its state."""
+
+STDOUT, STDERR = "stdout.log", "stderr.log"
+"""Names of the files there that have what the process printed."""
 
 
 @dataclass(frozen=True)

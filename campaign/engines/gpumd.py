@@ -20,6 +20,7 @@ from campaign.engines.gpumd_probe import keyword_of, probe
 from campaign.engines.gpumd_run import BINARY_VARIABLE
 from campaign.engines.gpumd_script import make_facts, make_groups, make_script, segment_end, thermalises
 from campaign.engines.gpumd_state import State
+from campaign.engines.slab import slab_cell
 from campaign.errors import CampaignError, EngineNotFoundError, InputError, ResourceError
 from campaign.potentials import get_potential, potential_files
 from campaign.structures.io import read_structure
@@ -157,6 +158,7 @@ def _nep_file(simulation: Simulation, atoms: "Atoms") -> Path:
 def _require_slab(atoms: "Atoms") -> None:
     if list(atoms.pbc) != [True, True, False]:
         raise InputError("GPUMD runs slabs, periodic along x and y; this structure is not one")
+    slab_cell(atoms)
 
 
 def _require_keywords(binary: Path, script: str) -> None:

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
+from campaign.engines.base import STDERR
 from campaign.engines.gpumd_input import LOG
-from campaign.engines.symptoms import Symptom, explain
+from campaign.engines.symptoms import Symptom, explain, last_line
 from campaign.errors import (
     CampaignError,
     EngineNotFoundError,
@@ -20,14 +21,20 @@ _NO_GPU = "it needs a GPU and a driver for its CUDA: nvidia-smi tells what there
 _SYMPTOMS = (
     Symptom("error while loading shared libraries", EngineNotFoundError, "its CUDA libraries are missing"),
     Symptom("no space left|disk quota", ResourceError, "free some disk space"),
-    Symptom("out of memory", OutOfMemoryError, "use a GPU with more memory, or fewer atoms"),
+    Symptom("exec format error|permission denied", EngineNotFoundError, "build it again"),
+    Symptom("ImportError|ModuleNotFoundError", EngineNotFoundError, "install campaign[nep] again"),
+    Symptom("out of memory|bad_alloc", OutOfMemoryError, "use a GPU with more memory, or fewer atoms"),
     Symptom(
         "no cuda-capable device|driver version|no kernel image|invalid device|initialization error",
         EngineNotFoundError,
         _NO_GPU,
     ),
     # Atoms that are far away lead to it, as does a GPU that is broken: it may pass.
-    Symptom("illegal memory access|launch failure|cuda error", TransientError, "look at the GPU: nvidia-smi"),
+    Symptom(
+        "illegal memory access|launch failure|cuda ?error|terminate called",
+        TransientError,
+        "look at the GPU: nvidia-smi",
+    ),
     Symptom("^a temperature of .+ more than", PhysicsError, "use a smaller timestep, or look at the start"),
     Symptom(
         "this number is (inf|nan)", PhysicsError, "a file that it goes on from has a number that is none"
@@ -51,7 +58,10 @@ _SYMPTOMS = (
 
 def read_failure(directory: Path, returncode: int) -> CampaignError:
     """Error of the right class for a process that failed, with file and line of its last message."""
-    return explain("GPUMD", last_message(directory / LOG), returncode, directory / LOG, _SYMPTOMS)
+    message = last_message(directory / LOG)
+    if message is None and returncode >= 0:  # what looks after GPUMD failed itself
+        message = last_line(directory / STDERR)
+    return explain("GPUMD", message, returncode, directory / LOG, _SYMPTOMS)
 
 
 _KIND = re.compile(r"^(CUDA|Input) Error:?\s*$")
@@ -59,7 +69,7 @@ _TEXT = re.compile(r"^\s+Error (?:text|message): *(.*)$")
 _PLAIN = re.compile(
     r"^campaign: |^(Error|Failed to open)\b|^The (maximum number|longest direction)|^A periodic direction|"
     r"less than three times|not allowed in the used potential|^This number is|error while loading|"
-    r"^The first line of the potential|[Nn]o space left|bad_alloc|terminate called"
+    r"^The first line of the potential|[Nn]o space left|bad_alloc|terminate called|^\s*what\(\):"
 )
 
 

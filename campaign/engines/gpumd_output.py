@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from campaign.engines.base import Output, Progress
 from campaign.engines.gpumd_input import COMPUTE, LOG, STATE, THERMO, Facts, Floats
@@ -24,6 +23,7 @@ from campaign.engines.series import (
     thermo_series,
 )
 from campaign.errors import EngineNotFoundError, TransientError
+from campaign.physics.transport import kinetic_energy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,11 +184,6 @@ def _series(directory: Path, facts: Facts, reached: int) -> Variables:
     return _thermo(directory, facts, times_ps, frames)
 
 
-def _kinetic(temperature_K: Floats, atoms: npt.ArrayLike) -> Floats:
-    """Kinetic energy in eV, of 3N degrees of freedom, from what GPUMD made of it."""
-    return np.asarray(1.5 * np.asarray(atoms) * GPUMD_BOLTZMANN_EV_PER_K * temperature_K)
-
-
 def _heat_flow(directory: Path, facts: Facts, reached: int, times_ps: Floats, frames: int) -> Variables:
     """Series of samples of ``frames`` rows; energies are those of the last one."""
     layers, rows = len(facts.atoms_of_layer), len(times_ps) * frames
@@ -202,7 +197,7 @@ def _heat_flow(directory: Path, facts: Facts, reached: int, times_ps: Floats, fr
     blocks = [steps // facts.frame_steps for steps in facts.blocks(reached)]
     source, sink = (stitch_blocks(column, blocks) for column in table[:written, -2:].T)
     potential = table[:rows, layers : 2 * layers]
-    kinetic = _kinetic(table[:rows, :layers], facts.atoms_of_layer)
+    kinetic = kinetic_energy(table[:rows, :layers], facts.atoms_of_layer, GPUMD_BOLTZMANN_EV_PER_K)
     energy = (kinetic + potential)[frames - 1 :: frames]
     upper = list(facts.upper_layers)
     lower = [layer for layer in range(layers) if layer not in facts.upper_layers]
@@ -228,7 +223,7 @@ def _thermo(directory: Path, facts: Facts, times_ps: Floats, frames: int) -> Var
     }
     return thermo_series(
         times_ps,
-        _kinetic(sampled["temperature"], facts.atoms),
+        kinetic_energy(sampled["temperature"], facts.atoms, GPUMD_BOLTZMANN_EV_PER_K),
         facts.atoms,
         pressure_xx_GPa=sampled["stress_xx"] / facts.slab_fraction,
         pressure_yy_GPa=sampled["stress_yy"] / facts.slab_fraction,
@@ -270,4 +265,5 @@ def _final(state: State) -> Variables:
 
     symbols, index = np.unique(state.symbols, return_inverse=True)
     numbers = np.array([atomic_numbers[symbol] for symbol in symbols], dtype=np.int32)[index]
-    return final_structure(np.diag(state.cell), state.positions, state.layers, numbers)
+    tilt_A = float(state.cell[1, 0]) or None
+    return final_structure(np.diag(state.cell), state.positions, state.layers, numbers, tilt_A=tilt_A)

@@ -4,6 +4,7 @@ It reads an input of four atoms that runs nothing, with one line of each keyword
 is tried again alone.
 """
 
+import os
 import re
 import subprocess
 import tempfile
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from campaign.engines.child import dying_with_parent
 from campaign.engines.gpumd_failure import last_message, read_failure
 from campaign.engines.gpumd_input import LOG, MODEL, SCRIPT, write_model
 from campaign.engines.gpumd_output import read_version
-from campaign.errors import EngineNotFoundError, ResourceError
+from campaign.engines.gpus import gpus_here, one_gpu
+from campaign.errors import EngineNotFoundError, ResourceError, TransientError
 
 KEYWORDS: Mapping[str, str] = {
     "velocity": "velocity 300 seed 1",
@@ -62,6 +65,8 @@ def probe(binary: Path) -> Probe:
         It does not start, or finds no GPU.
     ResourceError
         It starts, but something else is missing.
+    TransientError
+        The GPU does not answer now.
     """
     status = binary.stat()
     return _probe(binary, status.st_size, status.st_mtime_ns)
@@ -94,15 +99,17 @@ def _try(binary: Path, lines: Sequence[str]) -> _Answer:
         directory = Path(scratch)
         _write_input(directory, lines)
         try:
-            with (directory / LOG).open("wb") as log:
+            with one_gpu(gpus_here()) as environment, (directory / LOG).open("wb") as log:
                 done = subprocess.run(  # noqa: S603 - the binary that was found, no shell
                     (str(binary),),
                     cwd=directory,
+                    env={**os.environ, **environment},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     timeout=_TIMEOUT_S,
                     check=False,
+                    preexec_fn=dying_with_parent(),
                 )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EngineNotFoundError(
@@ -112,13 +119,15 @@ def _try(binary: Path, lines: Sequence[str]) -> _Answer:
         if done.returncode == 0:
             return _Answer(text, None)
         failure = read_failure(directory, done.returncode)
-        if isinstance(failure, ResourceError):  # no GPU, no library, no memory
-            raise type(failure)(failure.message, where=str(binary), hint=failure.hint)
         message = last_message(directory / LOG)
-        if message is None or "CUDA error" in message[0]:
+        if message is None:
             raise EngineNotFoundError(
-                f"GPUMD does not start: {failure.message}", where=str(binary), hint=failure.hint
+                f"GPUMD does not start: {failure.message}",
+                where=str(binary),
+                hint=failure.hint or "build it again",
             )
+        if isinstance(failure, ResourceError | TransientError):  # no GPU, no library, no memory; a GPU in use
+            raise type(failure)(failure.message, where=str(binary), hint=failure.hint)
         return _Answer(text, message[0])
 
 

@@ -15,7 +15,14 @@ from campaign.engines.base import NVE, NVT, HeatFlow, NpT, Preheat, Segment, Sim
 from campaign.engines.gpumd_input import LAYERS, POTENTIAL, Facts, Floats, Integers, role_groups
 from campaign.engines.groups import check_groups
 from campaign.engines.slab import layers_of, slab_fraction
-from campaign.engines.timeline import TimedStep, frames_per_sample, sample_steps, timeline
+from campaign.engines.timeline import (
+    TimedStep,
+    frames_per_sample,
+    recorded_step,
+    sample_end,
+    sample_steps,
+    timeline,
+)
 from campaign.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,20 +50,13 @@ def timed_step(simulation: Simulation, first: int) -> TimedStep:
     InputError
         The simulation does not end with one.
     """
-    steps = timeline(simulation)
-    if not steps or steps[-1].steps == 0:
-        raise InputError("no dynamical step at the end of the simulation")
-    return next(timed for timed in steps if timed.last > first)
+    recorded_step(simulation)
+    return next(timed for timed in timeline(simulation) if timed.last > first)
 
 
 def segment_end(simulation: Simulation, step: int) -> int:
     """First MD step of the stage at or after ``step`` that ends a sample, or a step of the simulation."""
-    timed = timed_step(simulation, max(step, 1) - 1)
-    interval = sample_steps(timed, simulation.timestep_fs)
-    samples = max(1, -(-(step - timed.first) // interval))
-    end = timed.first + samples * interval
-    # What is left over after the last sample belongs to the last segment of the step.
-    return timed.last if end + interval > timed.last else end
+    return sample_end(timed_step(simulation, max(step, 1) - 1), step, simulation.timestep_fs)
 
 
 def make_facts(simulation: Simulation, atoms: "Atoms", segment: Segment, cell: Floats) -> Facts:
@@ -75,7 +75,7 @@ def make_facts(simulation: Simulation, atoms: "Atoms", segment: Segment, cell: F
         A step is shorter than its sampling interval, or the last one is a `Preheat`, of which GPUMD tells
         neither pressure nor temperature.
     """
-    timed, recorded = timed_step(simulation, segment.first), timeline(simulation)[-1]
+    timed, recorded = timed_step(simulation, segment.first), recorded_step(simulation)
     if isinstance(recorded.step, Preheat):
         raise InputError("GPUMD records nothing of a preheat, which is the last step here")
     step = timed.step
@@ -99,7 +99,7 @@ def make_facts(simulation: Simulation, atoms: "Atoms", segment: Segment, cell: F
         cell=tuple(float(number) for number in cell.flat),
         limit_K=_BLOW_UP
         * max(_temperatures(step), default=_start_temperature(simulation, segment.first, step)),
-        carried=segment.carried,
+        carried=segment.carried if segment.first > timed.first else {},
     )
 
 

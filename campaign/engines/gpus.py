@@ -14,9 +14,8 @@ VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def gpus_here() -> list[str]:
-    """Numbers of this machine's GPUs, by their device files."""
-    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-    return sorted(numbers, key=int)
+    """Numbers of this machine's GPUs, as CUDA counts them: from 0, whatever their device files are called."""
+    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 
 @contextlib.contextmanager

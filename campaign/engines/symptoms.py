@@ -51,6 +51,15 @@ def explain(
     return InputError(text, where=where, hint=f"{program} refused its input")
 
 
+def last_line(path: Path) -> tuple[str, Location] | None:
+    """Last line of a file that is not empty: that of a traceback is its message; None if there is none."""
+    try:
+        lines = path.read_text(errors="replace").rstrip().splitlines()
+    except FileNotFoundError:
+        return None
+    return (lines[-1].strip(), Location(path, len(lines))) if lines else None
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

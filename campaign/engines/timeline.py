@@ -50,6 +50,38 @@ def number_of_steps(simulation: Simulation) -> int:
     return timeline(simulation)[-1].last if simulation.steps else 0
 
 
+def recorded_step(simulation: Simulation) -> TimedStep:
+    """Find the step whose series are kept: the last one.
+
+    Raises
+    ------
+    InputError
+        It is not a dynamical step.
+    """
+    steps = timeline(simulation)
+    if not steps or steps[-1].steps == 0:
+        raise InputError("no dynamical step at the end of the simulation")
+    return steps[-1]
+
+
+def segment_end(simulation: Simulation, step: int) -> int:
+    """First MD step of the stage at or after ``step`` that ends a sample, or any before the recorded step."""
+    recorded = recorded_step(simulation)
+    if step <= recorded.first:
+        return max(step, 1)
+    return sample_end(recorded, step, simulation.timestep_fs)
+
+
+def sample_end(timed: TimedStep, step: int, timestep_fs: float) -> int:
+    """First MD step of the stage at or after ``step``, in a step of the simulation, that ends a sample.
+
+    What is left over after the last sample belongs to the segment that ends the step.
+    """
+    interval = sample_steps(timed, timestep_fs)
+    end = timed.first + max(1, -(-(step - timed.first) // interval)) * interval
+    return timed.last if end + interval > timed.last else end
+
+
 def sample_steps(timed: TimedStep, timestep_fs: float) -> int:
     """MD steps between two samples of a step.
 

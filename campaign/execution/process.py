@@ -16,12 +16,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from campaign.engines.base import STOP_FILE, Command
+from campaign.engines.base import STDERR, STDOUT, STOP_FILE, Command
 from campaign.engines.child import dying_with_parent
 from campaign.errors import CancelledAttemptError, EngineNotFoundError, EngineTimeoutError, OutOfMemoryError
 
-STDOUT = "stdout.log"
-STDERR = "stderr.log"
 GRACE_S = 5.0
 """Time between SIGTERM and SIGKILL."""
 

@@ -36,6 +36,14 @@ def kinetic_energies(velocities: Floats, masses: Floats) -> Floats:
     return np.asarray(0.5 * masses * np.einsum("ij,ij->i", velocities, velocities))
 
 
+def in_plane_pressures(virial_eV: Floats, velocities: Floats, masses: Floats, volume_A3: float) -> Floats:
+    """Pressures along x and y in GPa, shape (2,): ``(sum m v^2 + virial) / V`` along each.
+
+    ``virial_eV`` is ``sum r F`` along x and y, shape (2,), as it is in minus the stress times the volume.
+    """
+    return np.asarray((virial_eV + masses @ velocities[:, :2] ** 2) / (volume_A3 * EV_PER_A3_PER_GPA))
+
+
 def draw_velocities(masses: Floats, temperature_K: float, generator: np.random.Generator) -> Floats:
     """Velocities from the Maxwell-Boltzmann distribution, without momentum, at exactly this temperature.
 

@@ -74,6 +74,13 @@ def layer_temperature(kinetic_energy_eV: ArrayLike, n_atoms: ArrayLike) -> Float
     return np.asarray(2 * np.asarray(kinetic_energy_eV, dtype=float) / (3 * atoms * BOLTZMANN_EV_PER_K))
 
 
+def kinetic_energy(
+    temperature_K: ArrayLike, n_atoms: ArrayLike, boltzmann_eV_per_K: float = BOLTZMANN_EV_PER_K
+) -> Floats:
+    """Kinetic energy in eV of a temperature, ``E_kin = 3/2 N k_B T``: the inverse of `layer_temperature`."""
+    return np.asarray(1.5 * np.asarray(n_atoms) * boltzmann_eV_per_K * np.asarray(temperature_K))
+
+
 def heat_flow(time_ps: ArrayLike, energy_eV: ArrayLike) -> float:
     """Rate of a cumulative energy over a window, ``(E(t_n) - E(t_0)) / (t_n - t_0)``, in eV/ps.
 

@@ -68,6 +68,8 @@ def calculator_version(potential: Potential) -> str:
 
 _NEEDED: Mapping[str, tuple[str, str]] = {
     "npt": ("stress", "the stress, which a step at constant pressure needs"),
+    "nvt": ("stress", "the stress, which is recorded"),
+    "nve": ("stress", "the stress, which is recorded"),
     "heat_flow": ("energies", "energies per atom, which the heat flow across an interface needs"),
 }
 """Property that a step needs, by the step's name."""

@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from campaign.errors import EngineNotFoundError, InputError, ResourceError
+from campaign.potentials.library import read_elements
 
 CHOICE_VARIABLE = "CAMPAIGN_NEP"
 """Names one of the two libraries (`LIBRARIES`); without it, the first that is installed is taken."""
@@ -75,7 +76,7 @@ class NepCalculator(Calculator):  # type: ignore[misc] # ASE has no types
 
     def __init__(self, model: Path) -> None:
         super().__init__()
-        self._elements, self._cutoff_A = _header(model)
+        self._elements, self._cutoff_A = elements_and_cutoff(model)
         self._library = _load(model)
 
     def calculate(
@@ -119,21 +120,18 @@ def with_vacuum(atoms: Atoms, cutoff_A: float) -> Atoms:
     return seen
 
 
-def _header(model: Path) -> tuple[frozenset[str], float]:
-    """Elements of a model and its larger cutoff in angstrom."""
+def elements_and_cutoff(model: Path) -> tuple[frozenset[str], float]:
+    """Elements of a model and its largest cutoff in angstrom."""
+    elements = frozenset(read_elements(model))
+    with model.open() as file:
+        lines = [file.readline().split() for _ in range(8)]
     try:
-        with model.open() as file:
-            lines = [file.readline().split() for _ in range(8)]
-        elements = frozenset(lines[0][2 : 2 + int(lines[0][1])])
-        cutoffs = next(words[1:3] for words in lines if words and words[0] == "cutoff")
-        return elements, max(map(float, cutoffs))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResourceError(f"cannot read the NEP model: {error}", where=str(model)) from error
-    except (IndexError, ValueError, StopIteration) as error:
+        numbers = next(words[1:] for words in lines if words and words[0] == "cutoff")
+        # Two for all elements, or two for each; where there are more, the last two count neighbours.
+        return elements, max(map(float, numbers[:-2] if len(numbers) > 2 else numbers))
+    except (ValueError, StopIteration) as error:
         raise ResourceError(
-            "not a NEP model: its first line should be like 'nep4 3 B C N', and one of the next "
-            "like 'cutoff 8 4'",
-            where=str(model),
+            "not a NEP model", where=str(model), hint="one of its first lines should be like 'cutoff 8 4'"
         ) from error
 
 

@@ -73,8 +73,6 @@ class Replay:
         say(BANNER)
         if self.fault == "cuda":
             fail("CUDA driver version is insufficient for CUDA runtime version", "CUDA")
-        if self.fault == "memory":
-            fail("out of memory", "CUDA")
         self.read_model()
         for line in Path("run.in").read_text().splitlines():
             words = line.split("#")[0].split()
