@@ -23,7 +23,7 @@ from campaign.engines.base import STOP_FILE, Engine, Workload, get_engine
 from campaign.engines.gpumd import GpumdEngine
 from campaign.engines.gpumd_input import Facts
 from campaign.engines.gpumd_state import State
-from campaign.engines.gpus import VISIBLE_VARIABLE, one_gpu
+from campaign.engines.gpus import VISIBLE_VARIABLE, gpus_here, one_gpu
 from campaign.engines.segments import join_segments
 from campaign.errors import (
     CampaignError,
@@ -164,6 +164,12 @@ def test_each_process_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv(VISIBLE_VARIABLE, "0,1")  # somebody has shared them out
     with one_gpu(gpus) as given:
         assert given == {}
+
+
+def test_gpus_are_counted_from_zero_whatever_a_container_was_given(tmp_path: Path) -> None:
+    for name in ("nvidia2", "nvidia3", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert gpus_here(tmp_path) == ["0", "1"]
 
 
 # What it cannot do.

@@ -19,7 +19,7 @@ from campaign.engines.series import (
     result_dataset,
     thermo_series,
 )
-from campaign.engines.symptoms import Symptom, explain, last_line
+from campaign.engines.symptoms import Symptom, explain, last_line, lines_from_the_end
 from campaign.errors import (
     CampaignError,
     EngineNotFoundError,
@@ -29,20 +29,15 @@ from campaign.errors import (
     TransientError,
 )
 
-_TAIL_BYTES = 8192
-
 
 def read_progress(directory: Path) -> Progress | None:
     """Progress from the last complete line of numbers at the end of the log; None if there is none yet."""
     try:
-        with (directory / LOG).open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")[:-1]
+        lines = lines_from_the_end(directory / LOG)
         job = Job.read(directory)
     except FileNotFoundError:
         return None
-    for line in reversed(lines):
+    for line in lines:
         words = line.split()
         if len(words) == len(LOG_COLUMNS) and words[0].isdigit():
             steps, seconds = int(words[1]), float(words[2])

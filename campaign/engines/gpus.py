@@ -13,9 +13,9 @@ from pathlib import Path
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-def gpus_here() -> list[str]:
+def gpus_here(devices: Path = Path("/dev")) -> list[str]:
     """Numbers of this machine's GPUs, as CUDA counts them: from 0, whatever their device files are called."""
-    return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    return [str(number) for number, _ in enumerate(devices.glob("nvidia[0-9]*"))]
 
 
 @contextlib.contextmanager

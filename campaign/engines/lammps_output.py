@@ -25,7 +25,7 @@ from campaign.engines.series import (
     result_dataset,
     thermo_series,
 )
-from campaign.engines.symptoms import Symptom, explain
+from campaign.engines.symptoms import Symptom, explain, lines_from_the_end
 from campaign.engines.timeline import frames_per_sample
 from campaign.errors import (
     CampaignError,
@@ -38,20 +38,15 @@ from campaign.errors import (
     TransientError,
 )
 
-_TAIL_BYTES = 8192
-
 
 def read_progress(directory: Path) -> Progress | None:
     """Progress from the last complete line of numbers at the end of the log; None if there is none yet."""
     try:
-        with (directory / LOG).open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")[:-1]  # the last one may be half a line
+        lines = lines_from_the_end(directory / LOG)
         facts = Facts.read(directory)
     except FileNotFoundError:
         return None
-    for line in reversed(lines):
+    for line in lines:
         row = _thermo_row(line)
         if row is not None:
             rate = row["elapsed"] * facts.atoms / row["cpu"] if row["elapsed"] and row["cpu"] > 0 else None

@@ -1,4 +1,4 @@
-"""Words of a program that failed, and the class of error that they mean."""
+"""What a program says last: lines of its log, and the class of error that its words mean."""
 
 import re
 import signal
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from campaign.errors import CampaignError, InputError, Location, TransientError
+
+_TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,21 @@ def explain(
         if re.search(one.pattern, text, re.IGNORECASE):
             return one.error(text, where=where, hint=one.hint)
     return InputError(text, where=where, hint=f"{program} refused its input")
+
+
+def lines_from_the_end(path: Path) -> list[str]:
+    """Whole lines at the end of a log that still grows, the last one first.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no log yet.
+    """
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").split("\n")
+    return lines[-2::-1]  # what follows the last line's end may be half a line
 
 
 def last_line(path: Path) -> tuple[str, Location] | None:
