@@ -117,7 +117,8 @@ def parse_axes(spec: AxesSpec, problems: Problems) -> tuple[Axis, ...]:
         if axis is not None:
             axes.append(axis)
     _check_keys(axes, spec, problems)
-    _check_duplicates(axes, spec, problems)
+    if grid_size(axes) <= MAX_RUNS:  # otherwise it is refused in any case, and at once
+        _check_duplicates(axes, spec, problems)
     return tuple(axes)
 
 

@@ -65,7 +65,7 @@ def test_a_bomb_of_aliases_is_refused_before_it_is_read(tmp_path: Path) -> None:
     assert "more than 100,000 values" in complaint("check", "spec.yaml", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("text", ["a: " + "[" * 5000, "a: " + "[" * 200 + "]" * 200], ids=["open", "closed"])
+@pytest.mark.parametrize("text", ["a: " + "[" * 600, "a: " + "[" * 200 + "]" * 200], ids=["open", "closed"])
 def test_deep_nesting_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     assert "nested too deeply" in complaint("check", "spec.yaml", cwd=tmp_path)
@@ -73,10 +73,10 @@ def test_deep_nesting_is_told(text: str, tmp_path: Path) -> None:
 
 SLIPS = {
     "2e9 seeds": ("count: 2", "count: 2000000000", "spec.yaml:20:21: 2,000,000,000 seeds are more than"),
-    "2e9 seeds in two axes": (
+    "too many seeds in two axes": (
         "seed: {count: 2}",
-        "seed: {count: 900000}\n      temperature_K: [200, 300]",
-        "3,600,000 runs, more than the limit",
+        "seed: {count: 300000}\n      temperature_K: [200, 300]",
+        "1,200,000 runs, more than the limit",
     ),
     "one number of cells": (
         "cells: [3, 2]",
