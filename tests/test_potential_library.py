@@ -251,6 +251,7 @@ def test_files_of_the_users_own_are_told_from_those_described(
         (("add", "nep.txt", "--lattice", "graphene=2.46"), 2, "nep.txt: the file's name says nothing"),
         (("add", "nep.txt", "--name", "x", "--lattice", "graphene"), 2, "write MATERIAL=ANGSTROM"),
         (("add", "nep.txt", "--name", "x", "--lattice", "graphene=-1"), 2, "'graphene=-1' is no lattice"),
+        (("add", "nep.txt", "--name", "x", "--lattice", "mos2=3.2"), 2, "the model of B C N has no mos2"),
         (("show", "tersof-lj"), 2, "did you mean 'tersoff-lj'"),
         (("fetch", "nep-gr"), 2, "known are: nep-gr-hbn, nep-mos2"),
     ],

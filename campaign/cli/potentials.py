@@ -22,6 +22,7 @@ from campaign.potentials.library import (
     read_elements,
 )
 from campaign.potentials.published import PUBLISHED
+from campaign.structures.materials import MATERIALS
 
 INDENT = " " * 4
 _FETCH = "not here: `campaign potentials fetch {}`"
@@ -110,6 +111,13 @@ def add_file(
     """
     given = dict(_lattice_constant(text) for text in lattice)
     elements = read_elements(path)
+    strange = given.keys() & MATERIALS.keys() - set(relaxable_materials(elements))
+    if strange:
+        raise SpecError(
+            f"the model of {' '.join(elements)} has no {min(strange)}",
+            where=f"--lattice {min(strange)}",
+            hint="leave it out",
+        )
     sha256 = file_sha256(path)
     known = next((model for model in PUBLISHED.values() if model.sha256 == sha256), None)
     own = name or (_name_of(path) if known is None else known.name)
