@@ -25,6 +25,9 @@ from campaign.spec import Name, validation_problems
 DEFAULT = "default"
 """Key of `Site.stages` for the kinds of stages that it does not name."""
 
+PLACE = "@"
+"""Between the name of a resource and the number of one of its places; no name has it."""
+
 STAGE_KINDS: tuple[str, ...] = get_args(StageKind)
 
 MIN_WALLTIME_S = 60
@@ -74,6 +77,19 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
 
 
+class Place(Settings):
+    """Another place for the jobs of a resource; what it does not say is as in the resource."""
+
+    partition: Word | None = Field(default=None, description="Partition, or several (a,b).")
+    account: Word | None = Field(default=None, description="Account.")
+    qos: Word | None = Field(default=None, description="Quality of service.")
+    walltime: Annotated[str, AfterValidator(_is_walltime)] | None = Field(
+        default=None, description="Longest time of a job there."
+    )
+    jobs: Count | None = Field(default=None, description="Most jobs there, waiting or running.")
+    directives: list[Line] | None = Field(default=None, description="More options of sbatch.")
+
+
 class Resource(Settings):
     """What a job asks for, and how many runs share it: one worker of each of its ``slots``."""
 
@@ -97,7 +113,12 @@ class Resource(Settings):
     gpu_type: Word | None = Field(default=None, description="Kind of GPU, as in --gres=gpu:KIND:1.")
     slots: Count = Field(default=1, description="Runs at a time in a job.")
     share_gpu: bool = Field(default=False, description="Several small runs share the job's one GPU.")
-    jobs: Count = Field(default=1, description="Most jobs at a time, waiting or running.")
+    jobs: Count = Field(default=1, description="Most jobs at a time, waiting or running, in all places.")
+    also: list[Place] = Field(
+        default=[],
+        description="Other places for its jobs, with limits of their own: they are asked for in each, and "
+        "those that start first are used.",
+    )
     setup: list[str] = Field(default=[], description="Lines of shell that its jobs run after the site's.")
     directives: list[Line] = Field(default=[], description="More options of sbatch: --constraint=a100.")
 
@@ -121,9 +142,20 @@ class Resource(Settings):
         return self
 
     @property
+    def places(self) -> "tuple[Resource, ...]":
+        """Where its jobs may go, the first place first."""
+        others = (self.model_copy(update=place.model_dump(exclude_none=True)) for place in self.also)
+        return tuple(place.model_copy(update={"also": []}) for place in (self, *others))
+
+    @property
     def walltime_s(self) -> int:
         """Longest time of a job, in s."""
         return seconds_of(self.walltime)
+
+    @property
+    def shortest_walltime_s(self) -> int:
+        """Longest time of a job in the place that has least, in s."""
+        return min(place.walltime_s for place in self.places)
 
     @property
     def threads(self) -> int:
@@ -174,6 +206,15 @@ class Site(Settings):
     def resource_of(self, kind: str) -> str:
         """Name of the resource of a kind of stage."""
         return self.stages.get(kind, self.stages[DEFAULT])
+
+    def with_places(self) -> Self:
+        """Site whose resources have one place each: those of ``gpu`` are ``gpu``, ``gpu@2``, ``gpu@3``."""
+        placed = {
+            name if number == 1 else f"{name}{PLACE}{number}": place
+            for name, resource in self.resources.items()
+            for number, place in enumerate(resource.places, start=1)
+        }
+        return self.model_copy(update={"resources": placed})
 
     def scratch_folder(self) -> Path | None:
         """Folder of campaigns, with variables and ~ filled in."""
@@ -266,6 +307,8 @@ def _check_names(site: Site, problems: Problems) -> None:
     elif site.driver is not None and site.resources[site.driver].walltime_s < MIN_DRIVER_WALLTIME_S:
         message = f"a driver needs a walltime of {MIN_DRIVER_WALLTIME_S // 60} min or more, better of days"
         problems.add(("resources", site.driver, "walltime"), message)
+    if site.driver is not None and site.driver in known and known[site.driver].also:
+        problems.add(("resources", site.driver, "also"), "the jobs of drivers have one place", key=True)
     if DEFAULT not in site.stages:
         problems.add(("stages",), "stages needs a default", hint="such as default: gpu", key=True)
     for name in site.engines:

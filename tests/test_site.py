@@ -8,7 +8,7 @@ import pytest
 from campaign.errors import SpecError
 from campaign.execution.cluster import Kind
 from campaign.execution.job_scripts import job_script
-from campaign.site import Resource, find_site, seconds_of
+from campaign.site import Place, Resource, Site, find_site, seconds_of
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "slurm").glob("*.yaml"))
 
@@ -88,6 +88,12 @@ SLIPS = {
     ),
     "shared GPUs": ("gpus: 1", "gpus: 2, share_gpu: true", "share_gpu is for jobs with one GPU: set gpus: 1"),
     "a core for each slot": ("gpus: 1", "cores: 2, slots: 3", "3 slots need at least 3 cores"),
+    "several places of a driver": (
+        "gpus: 1}\nstages:",
+        "gpus: 1, also: [{partition: b}]}\ndriver: gpu\nstages:",
+        ":3:69: the jobs of drivers have one place",
+    ),
+    "a place with a slip": ("gpus: 1", "also: [{partitoin: b}]", "unknown key 'partitoin'; did you mean"),
     "memory": ("gpus: 1", "max_memory_GB: 2", "max_memory_GB is less than memory_GB"),
     "unknown resource": (
         "default: gpu",
@@ -151,6 +157,20 @@ def test_slots_share_cores_and_memory_grows_to_its_limit() -> None:
     limited = Resource(walltime="1:00:00", memory_GB=10, max_memory_GB=15)
     assert [limited.memory_of(raised) for raised in range(2)] == [10, 15]
     assert math.isclose(limited.walltime_s, 3600)
+
+
+def test_places_have_what_they_say_and_the_rest_of_their_resource() -> None:
+    also = [Place(partition="long", walltime="9:00:00", jobs=2), Place(qos="low", directives=["--nice"])]
+    resource = Resource(partition="a", walltime="1:00:00", memory_GB=1, jobs=5, qos="high", also=also)
+    assert [(one.partition, one.walltime, one.qos, one.jobs, one.directives) for one in resource.places] == [
+        ("a", "1:00:00", "high", 5, []),
+        ("long", "9:00:00", "high", 2, []),
+        ("a", "1:00:00", "low", 5, ["--nice"]),
+    ]
+    assert resource.shortest_walltime_s == 3600
+    site = Site(scheduler="slurm", resources={"r": resource}, stages={"default": "r"}).with_places()
+    assert list(site.resources) == ["r", "r@2", "r@3"]
+    assert Kind.parse("r@2+").anywhere == Kind("r", 1)
 
 
 def test_names_are_looked_up_where_configuration_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

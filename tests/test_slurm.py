@@ -83,6 +83,26 @@ def test_a_campaign_over_several_gpu_jobs(case: Callable[..., Case]) -> None:
         assert (manifest["gpus"] is None) == (manifest["kind"] in {"build", "reduce"})
 
 
+def test_the_partition_that_starts_first_is_used(case: Callable[..., Case], slurm: LocalSlurm) -> None:
+    one = case(2, SHORT_PS, jobs=3, also=[{"partition": "short", "walltime": "0:05:00", "jobs": 1}])
+    slurm.run("scontrol", "update", "partitionname=gpu", "state=down")
+    most = 0
+    try:
+        process = one.drive()
+        while process.poll() is None:
+            lines = slurm.run("squeue", "-h", "-t", "PD,R", "-o", "%P %j").splitlines()
+            most = max(most, sum("gpu" in line.split()[1].rpartition(".")[2] for line in lines))
+            time.sleep(0.5)
+        assert process.returncode == 0
+        one.check_whole()
+    finally:
+        slurm.run("scontrol", "update", "partitionname=gpu", "state=up")
+    assert most == 3  # never more than is stated for all places
+    manifests = [read_manifest(one.layout.stage(item.stage_id)) for item in one.attempts()]
+    (job,) = {manifest["job"] for manifest in manifests if manifest["gpus"] is not None}
+    assert "Partition=short" in slurm.run("scontrol", "show", "job", job)
+
+
 def test_what_somebody_cancelled_is_not_resubmitted_unasked(case: Callable[..., Case]) -> None:
     one = case(2, LONG_PS)
     process = one.drive()

@@ -89,6 +89,7 @@ def test_what_sbatch_refuses_is_told_in_its_words_and_jobs_that_end_at_once(
         "many": short | {"gpus": 9},
         "long": short | {"walltime": "9-00:00:00"},
         "several": short | {"partition": "short,gpu"},  # too long for one of them
+        "placed": short | {"partition": "gpu", "also": [{"partition": "cpu"}, {"partition": "gone"}]},
         "unshared": short | {"directives": ["-o /absent/out", "-e /absent/err"]},
         "gpuless": short | {"partition": "cpu", "gpus": 1, "directives": ["--gres=none"]},
     }
@@ -99,6 +100,7 @@ def test_what_sbatch_refuses_is_told_in_its_words_and_jobs_that_end_at_once(
     wrong = {what: finding["detail"] for what, finding in found.items() if finding["ok"] is False}
     assert set(wrong) == {
         "nowhere directives",
+        "placed@3 directives",
         "many directives",
         "long directives",
         "unshared job",
@@ -111,6 +113,8 @@ def test_what_sbatch_refuses_is_told_in_its_words_and_jobs_that_end_at_once(
     assert "0 of 1 GPU in CUDA_VISIBLE_DEVICES" in wrong["gpuless GPU"]
     assert all(found[what]["todo"] for what in wrong)
     assert found["several job"]["ok"]
+    assert found["placed job"]["ok"]
+    assert found["placed@2 job"]["ok"]
 
 
 @pytest.mark.slurm

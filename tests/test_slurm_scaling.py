@@ -14,7 +14,7 @@ from campaign.execution import jobs as module
 from campaign.execution.cluster import Kind
 from campaign.execution.jobs import IDLE_S, ONE_FAILURE_S, REFUSED_S, VERDICT_S, SlurmJobs
 from campaign.execution.slurm import JobState
-from campaign.site import NamedSite, Resource, Site
+from campaign.site import NamedSite, Place, Resource, Site
 from tests.standin_campaign import wait_for
 
 GPU, MORE, CPU = Kind("gpu"), Kind("gpu", 1), Kind("cpu")
@@ -36,6 +36,8 @@ class ScriptedCluster:
     """Submits at once what its spec says, unless it shall refuse; jobs are numbered from 1."""
 
     refusal: str = ""
+    refused_kind: str = ""
+    """Empty for all."""
     worker_spec: dict[str, Any] = field(default_factory=dict)
     workers: dict[str, Any] = field(default_factory=dict)
     submitted: list[Any] = field(default_factory=list)
@@ -48,10 +50,16 @@ class ScriptedCluster:
             self.cancelled.append(self.workers.pop(name).job_id)
         for name in [name for name in self.worker_spec if name not in self.workers]:
             options = self.worker_spec[name]["options"]
-            job_id = None if self.refusal else options.get("adopted", str(len(self.submitted) + 1))
+            refused = self.refusal if options["job_name"].endswith(self.refused_kind) else ""
+            job_id = None if refused else options.get("adopted", str(len(self.submitted) + 1))
             if job_id and "adopted" not in options:
                 self.submitted.append(options)
-            self.workers[name] = SimpleNamespace(job_id=job_id, refused=self.refusal)
+            self.workers[name] = SimpleNamespace(job_id=job_id, refused=refused)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of the jobs that were submitted."""
+        return [options["job_name"].rpartition(".")[2] for options in self.submitted]
 
 
 @dataclass
@@ -72,7 +80,9 @@ class ScriptedWatch:
 class Scene:
     """Jobs of a site with a clock of their own."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, left: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, left: Mapping[str, str] | None = None, site: Site = SITE
+    ) -> None:
         self.now = 1000.0
         self.cluster, self.watch = ScriptedCluster(), ScriptedWatch()
         self.workers: dict[str, Any] = {}
@@ -82,7 +92,7 @@ class Scene:
         monkeypatch.setattr("campaign.execution.cluster.time", clock)
         self.left = cast("Any", SimpleNamespace(found=left or {}, problem="", error=None))
         client = SimpleNamespace(scheduler_info=lambda: {"workers": self.workers})
-        named = NamedSite("here", Path("here.yaml"), SITE)
+        named = NamedSite("here", Path("here.yaml"), site)
         self.jobs = SlurmJobs(
             client, self.cluster, named, Path("/jobs"), name="c-1.2", needs_s=NEEDS_S, left=self.left
         )
@@ -93,10 +103,12 @@ class Scene:
         self.jobs.slots()
         return self.jobs.request(wanted, busy)
 
-    def start(self, job_id: str, node: str = "n1", left_s: float = 3000, killed: int = 0) -> str:
+    def start(
+        self, job_id: str, node: str = "n1", left_s: float = 3000, killed: int = 0, kind: str = "gpu"
+    ) -> str:
         """A worker of a job registers."""
         address = f"tls://{node}:{job_id}{killed}"
-        facts = {**FACTS, "job": job_id, "node": node, "left_s": left_s, "killed": killed}
+        facts = {**FACTS, "kind": kind, "job": job_id, "node": node, "left_s": left_s, "killed": killed}
         self.workers[address] = {"campaign": facts}
         self.watch.states[job_id] = JobState("RUNNING", "None", node)
         self.jobs.slots()
@@ -386,3 +398,86 @@ def test_what_slurm_gave_up_is_no_slot_any_more(scene: Scene) -> None:
     scene.watch.states["1"] = JobState("NODE_FAIL", node="n1")
     assert address in scene.workers
     assert scene.jobs.slots() == {}
+
+
+# Several places
+
+
+def with_places(*also: Place, jobs: int) -> Site:
+    gpu = SITE.resources["gpu"].model_copy(update={"also": list(also), "jobs": jobs})
+    return SITE.model_copy(update={"resources": {**SITE.resources, "gpu": gpu}})
+
+
+def test_what_starts_first_is_used_and_the_rest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Place(partition="long", walltime="4:00:00", jobs=1)
+    scene = Scene(monkeypatch, site=with_places(long, jobs=4))
+    scene.request({GPU: 2})
+    assert scene.cluster.kinds == ["gpu", "gpu@2", "gpu"]  # two are wanted, and one is the most in `long`
+    assert [one["queue"] for one in scene.cluster.submitted] == [None, "long", None]
+    assert [one["walltime"] for one in scene.cluster.submitted] == ["1:00:00", "4:00:00", "1:00:00"]
+    scene.request({GPU: 2})
+    first = scene.start("2", kind="gpu@2")
+    assert [slot.kind for slot in scene.jobs.slots().values()] == [GPU]
+    scene.request({GPU: 2}, {first})
+    assert scene.cluster.cancelled == ["3"]
+    second = scene.start("1")
+    for _ in range(3):
+        scene.request({GPU: 2}, {first, second})
+    assert (scene.cluster.cancelled, len(scene.cluster.submitted)) == (["3"], 3)
+    scene.end("2", "TIMEOUT")
+    scene.request({GPU: 2}, {second})
+    assert scene.cluster.kinds[3:] == ["gpu", "gpu@2"]
+
+
+def test_jobs_that_wait_go_where_others_start_and_never_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(monkeypatch, site=with_places(Place(partition="b"), jobs=8))
+    most, busy = 0, set[str]()
+    for _ in range(12):
+        scene.request({GPU: 8}, busy)
+        most = max(most, len(scene.cluster.workers))
+        for number, kind in enumerate(scene.cluster.kinds, start=1):
+            waits = str(number) not in scene.cluster.cancelled and str(number) not in scene.watch.states
+            if kind == "gpu@2" and waits:  # there is room in `b` at once, and none in the other place
+                busy.add(scene.start(str(number), kind=kind))
+    assert most == 8
+    assert len(busy) == 7  # one goes on to wait in the other place
+    assert len(scene.cluster.workers) == 8
+
+
+def test_a_place_that_refuses_leaves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, site=with_places(Place(partition="b"), jobs=4))
+    scene.cluster.refusal, scene.cluster.refused_kind = "invalid partition specified: b", "gpu@2"
+    for _ in range(3):
+        assert scene.request({GPU: 2}) == {}
+    assert scene.cluster.kinds == ["gpu", "gpu"]
+    scene.cluster.refused_kind = ""
+    scene.end("1", "FAILED")
+    scene.end("2", "FAILED")
+    for _ in range(2):
+        nowhere = scene.request({GPU: 2})
+    assert nowhere["gpu"].count("SLURM refuses its jobs: invalid partition") == 1
+
+
+def test_a_place_at_its_limit_is_asked_again_later_and_the_other_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(monkeypatch, site=with_places(Place(partition="b"), jobs=4))
+    scene.cluster.refusal, scene.cluster.refused_kind = "Job violates accounting/QOS policy", "gpu"
+    for _ in range(3):
+        scene.request({GPU: 2})
+    assert scene.cluster.kinds == ["gpu@2", "gpu@2"]
+    scene.cluster.refusal = ""
+    scene.now += REFUSED_S
+    scene.request({GPU: 2})
+    assert scene.cluster.kinds == ["gpu@2", "gpu@2", "gpu", "gpu"]
+
+
+def test_jobs_of_an_earlier_driver_are_known_in_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = with_places(Place(partition="b", jobs=1), jobs=4)
+    scene = Scene(monkeypatch, {"41": "c-1.1.gpu@2"}, site)
+    scene.request({GPU: 1})
+    assert scene.cluster.kinds == ["gpu"]
+    scene.request({GPU: 1}, {scene.start("41", kind="gpu@2")})
+    assert scene.cluster.cancelled == ["1"]

@@ -17,6 +17,7 @@ from campaign.cli.doctor import ENGINES, Finding, checked, tell
 from campaign.cli.text import plural
 from campaign.errors import ResourceError
 from campaign.execution import probe, probing
+from campaign.execution.cluster import Kind
 from campaign.execution.schedule import SHORT_KINDS
 from campaign.execution.slurm import ask, site_environment
 from campaign.site import DEFAULT, NamedSite, Resource, Site, find_site
@@ -78,14 +79,14 @@ class _Examination:
 
     def __init__(self, named: NamedSite, stack: ExitStack) -> None:
         self._named = named
-        self._site = named.site
+        self._site = named.site.with_places()
         self._stack = stack
         self._folder = Path()
         self._host: str | None = None
         self._port = 0
 
     def findings(self, wait_s: float) -> Iterator[Finding]:
-        resources = plural(len(self._site.resources), "resource")
+        resources = plural(len(self._named.site.resources), "resource")
         yield Finding("site", True, f"{self._named.name} with {resources}, {self._named.source}")
         slurm = checked("slurm", _slurm, "is SLURM_CONF right, under environment in the site?")
         yield slurm
@@ -161,7 +162,7 @@ def _slurm() -> str:
 def _has_engine(site: Site, name: str) -> bool:
     """Whether stages with an engine may run in a resource."""
     return any(
-        resource == name and (kind == DEFAULT or kind not in SHORT_KINDS)
+        resource == Kind(name).anywhere.resource and (kind == DEFAULT or kind not in SHORT_KINDS)
         for kind, resource in site.stages.items()
     )
 

@@ -45,20 +45,23 @@ def cost_on(named: NamedSite, report: PlanReport, layout: Layout) -> SiteCost:
         measured,
         segment_s=segment_s(site, SEGMENT_S),
         usable_s={
-            name: resource.walltime_s - margin_s(resource.walltime_s)
+            name: resource.shortest_walltime_s - margin_s(resource.shortest_walltime_s)
             for name, resource in site.resources.items()
         },
     )
 
 
 def job_scripts(named: NamedSite, cost: SiteCost, report: PlanReport, layout: Layout) -> dict[str, str]:
-    """Script of the jobs of each resource that has something to do."""
+    """Script of the jobs of each resource that has something to do, in each of its places."""
     root = Layout(layout.root.resolve())
     driver = (read_status(root.status) or {}).get("driver") or {}
     name = f"{job_prefix(root, report.campaign)}{driver.get('epoch', 0) + 1}"
+    site, busy = named.site.with_places(), {one.resource for one in cost.resources}
+    kinds = [Kind(resource) for resource in site.resources]
     return {
-        one.resource: job_script(named.site, Kind(one.resource), name=name, log_directory=root.jobs)
-        for one in cost.resources
+        kind.resource: job_script(site, kind, name=name, log_directory=root.jobs)
+        for kind in kinds
+        if kind.anywhere.resource in busy
     }
 
 

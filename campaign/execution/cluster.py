@@ -18,6 +18,7 @@ from multiprocessing import forkserver
 from typing import Any, Protocol
 
 from campaign.errors import FailureClass, ResourceError
+from campaign.site import PLACE
 
 START_TIMEOUT_S = 60.0
 NO_SLOT_S = 120.0
@@ -62,6 +63,11 @@ class Kind:
 
     def __str__(self) -> str:
         return self.resource + "+" * self.raised
+
+    @property
+    def anywhere(self) -> "Kind":
+        """The kind of slots that its place is one of (`campaign.site.Site.with_places`)."""
+        return Kind(self.resource.partition(PLACE)[0], self.raised)
 
     @classmethod
     def parse(cls, text: str) -> "Kind":

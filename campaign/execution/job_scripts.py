@@ -48,7 +48,7 @@ exit ${{code:-0}}
 
 def segment_s(site: Site, longest_s: float) -> float:
     """Length of segments on a site: what fits its shortest job several times, in s."""
-    times = [resource.walltime_s for resource in site.resources.values()]
+    times = [resource.shortest_walltime_s for resource in site.resources.values()]
     return min(longest_s, *((time - in_job.margin_s(time)) / SEGMENTS_IN_JOB for time in times))
 
 

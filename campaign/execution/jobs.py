@@ -94,7 +94,7 @@ def open_jobs(
     """
     from distributed import Client
 
-    site = named.site
+    site = named.site.with_places()
     if any(letter.isspace() for letter in str(layout.root.resolve())):
         raise ResourceError(
             "SLURM cannot write the output of jobs here: the path has a space",
@@ -156,6 +156,15 @@ class _Record:
     deserted_since: float | None = None
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """What SLURM said of a job of a resource, and when it is asked again (monotonic, in s)."""
+
+    said: str
+    again: float
+    patience_s: float
+
+
 class SlurmJobs:
     """Slots in jobs; see `campaign.execution.cluster.Cluster`."""
 
@@ -173,7 +182,8 @@ class SlurmJobs:
         self.client = client
         self._cluster = cluster
         self._named = named
-        self._site = named.site
+        self._total = {name: resource.jobs for name, resource in named.site.resources.items()}
+        self._site = named.site.with_places()
         self._folder = folder
         self._name = name
         self._needs_s = needs_s
@@ -187,9 +197,7 @@ class SlurmJobs:
         self._start_s: dict[Kind, float] = {}
         self._cancelled: Counter[str] = Counter()
         self._impossible: dict[str, str] = {}
-        self._refused = ""
-        self._ask_again = -math.inf
-        self._patience_s = REFUSED_S
+        self._refusals: dict[str, _Refusal] = {}
         self._lost_jobs: set[str] = set()
         self.are_left = False
         self._watch = JobWatch(self._job_ids)
@@ -232,7 +240,7 @@ class SlurmJobs:
                 if kind is None:
                     continue
                 until = now + facts["left_s"] - HEARD_LATE_S
-                known = Slot(address, kind, facts["job"], facts["node"], until, facts["killed"])
+                known = Slot(address, kind.anywhere, facts["job"], facts["node"], until, facts["killed"])
                 logger.info("worker %s of job %s on %s", address, known.job, known.node)
                 self._failed_starts.pop(kind, None)
             found[address] = known
@@ -241,7 +249,7 @@ class SlurmJobs:
         for job in self._jobs.values():
             if job.job_id in with_worker and not job.had_worker:
                 job.had_worker = True
-                self._start_s[job.kind] = now - job.asked
+                self._start_s[job.kind.anywhere] = now - job.asked
         return found
 
     def _has_ended(self, job_id: str) -> bool:
@@ -289,18 +297,29 @@ class SlurmJobs:
         self._review(now)
         self._retire_spent(busy)
         changed = False
-        for kind in {*wanted, *(job.kind for job in self._jobs.values())}:
+        for kind in {*wanted, *(job.kind.anywhere for job in self._jobs.values())}:
             changed |= self._scale(kind, wanted.get(kind, 0), busy, now)
         if changed:
             self._watch.hurry()
         self._correct()
         return {
-            **self._impossible,
+            **self._nowhere(),
             **{
                 name: "all its jobs were cancelled; `campaign run` asks for new ones"
                 for name, count in self._cancelled.items()
-                if count >= self._site.resources[name].jobs
+                if count >= self._total[name]
             },
+        }
+
+    def _nowhere(self) -> dict[str, str]:
+        """Resources that cannot be had in any of their places, and why."""
+        places: dict[str, list[str]] = {}
+        for place in self._site.resources:
+            places.setdefault(Kind(place).anywhere.resource, []).append(place)
+        return {
+            name: "; ".join(dict.fromkeys(self._impossible[place] for place in own))
+            for name, own in places.items()
+            if all(place in self._impossible for place in own)
         }
 
     def _correct(self) -> None:
@@ -312,33 +331,59 @@ class SlurmJobs:
             self._cluster.scale(jobs=len(self._cluster.worker_spec))
 
     def _scale(self, kind: Kind, wanted: int, busy: Set[str], now: float) -> bool:
-        resource = self._site.resources[kind.resource]
-        jobs = [job for job in self._jobs.values() if job.kind == kind and not job.leaving]
-        of_resource = sum(
-            job.kind.resource == kind.resource and not job.leaving for job in self._jobs.values()
-        )
-        room = resource.jobs - self._cancelled[kind.resource] - of_resource
-        target = math.ceil(wanted / resource.slots)
-        more = min(target - len(jobs), room)
-        if more > 0 and now >= self._ask_again and kind.resource not in self._impossible:
-            for _ in range(more):
-                self._submit(kind, now)
+        """Ask for jobs of a kind in all its places, until enough have started; the rest goes."""
+        staying = [job for job in self._jobs.values() if not job.leaving]
+        started = [job for job in staying if job.kind.anywhere == kind and job.had_worker]
+        waiting: dict[Kind, list[_Record]] = {place: [] for place in self._places(kind)}
+        for job in staying:
+            if job.kind in waiting and not job.had_worker:
+                waiting[job.kind].append(job)
+        in_all = sum(job.kind.anywhere.resource == kind.resource for job in staying)
+        there = Counter(job.kind.resource for job in staying)
+        target = math.ceil(wanted / self._site.resources[kind.resource].slots)
+        missing = target - len(started)
+        room = {
+            place: min(missing - len(jobs), self._site.resources[place.resource].jobs - there[place.resource])
+            for place, jobs in waiting.items()
+            if place.resource not in self._impossible and not self._is_refused(place.resource, now)
+        }
+        left = self._total[kind.resource] - self._cancelled[kind.resource] - in_all
+        asked: Counter[Kind] = Counter()
+        while left > 0 and any(count > 0 for count in room.values()):
+            # Where fewest wait a job may start first.
+            place = min(
+                (one for one, count in room.items() if count > 0),
+                key=lambda one: len(waiting[one]) + asked[one],
+            )
+            self._submit(place, now)
+            asked[place] += 1
+            room[place] -= 1
+            left -= 1
+        if asked:
             return True
+        for jobs in waiting.values():
+            self._let_go(jobs, len(jobs) - max(0, missing))
+        if left <= 0 and any(count > 0 and not waiting[place] for place, count in room.items()):
+            # All that was asked for there has started: some of what waits elsewhere goes there.
+            longest = max(waiting.values(), key=len)
+            self._let_go(longest, len(longest) // 2)
         in_use = {self._slots[address].job for address in busy if address in self._slots}
-        for job in jobs:
-            idle = target < len(jobs) and job.job_id not in in_use
+        for job in started:
+            idle = missing < 0 and job.job_id not in in_use
             job.idle_since = (job.idle_since or now) if idle else None
-        surplus = len(jobs) - target
-        # Those that wait in the queue go first.
-        for job in sorted(jobs, key=lambda job: job.had_worker):
-            if surplus <= 0:
-                break
-            if job.name not in self._cluster.workers:  # Dask has not come to it, and could not cancel it
-                continue
-            if job.idle_since is not None and (not job.had_worker or now - job.idle_since > IDLE_S):
-                self._drop(job)
-                surplus -= 1
+        spare = [job for job in started if job.idle_since is not None and now - job.idle_since > IDLE_S]
+        self._let_go(spare, -missing)
         return False
+
+    def _places(self, kind: Kind) -> list[Kind]:
+        kinds = (Kind(resource, kind.raised) for resource in self._site.resources)
+        return [place for place in kinds if place.anywhere == kind]
+
+    def _let_go(self, jobs: list[_Record], count: int) -> None:
+        """Cancel so many of these jobs at most, the last first; none that Dask has not submitted yet."""
+        known = [job for job in reversed(jobs) if job.name in self._cluster.workers]
+        for job in known[: max(0, count)]:
+            self._drop(job)
 
     def _adopt(self, left: LeftJobs) -> bool:
         """Go on with the jobs of an earlier driver, which wait in the queue or look for this one.
@@ -397,7 +442,7 @@ class SlurmJobs:
             if left_s < self._needs_s and not any(slot.address in busy for slot in slots):
                 logger.info("job %s has no time for more", job.job_id)
                 self._drop(job)
-            elif left_s < min(self._needs_s, self._start_s.get(job.kind, 0.0)):
+            elif left_s < min(self._needs_s, self._start_s.get(job.kind.anywhere, 0.0)):
                 job.leaving = True  # the next one should be there when this one ends
 
     def _drop(self, job: _Record) -> None:
@@ -412,24 +457,31 @@ class SlurmJobs:
             process = self._cluster.workers.get(job.name)
             if process is None:  # Dask has not come to it yet
                 continue
-            job.job_id = process.job_id
+            is_new, job.job_id = job.job_id is None, process.job_id
             if process.refused:
                 self._on_refusal(job, process.refused, now)
             elif job.job_id is not None:
-                if self._refused:
-                    self._refused, self._patience_s = "", REFUSED_S
+                if is_new:
+                    self._refusals.pop(job.kind.resource, None)
                 self._look_at(job, job.job_id, now)
+
+    def _is_refused(self, resource: str, now: float) -> bool:
+        """Whether SLURM refused its last job, and is not asked again yet."""
+        return resource in self._refusals and now < self._refusals[resource].again
 
     def _on_refusal(self, job: _Record, refusal: str, now: float) -> None:
         del self._jobs[job.name]
         if not is_passing(refusal):
             self._impossible[job.kind.resource] = f"SLURM refuses its jobs: {refusal}"
             return
-        if now >= self._ask_again:
-            logger.warning("SLURM refuses a job: %s; asking again in %g s", refusal, self._patience_s)
-            self._refused = refusal
-            self._ask_again = now + self._patience_s
-            self._patience_s = min(MOST_REFUSED_S, 2 * self._patience_s)
+        resource = job.kind.resource
+        if not self._is_refused(resource, now):  # several may be refused at once
+            before = self._refusals.get(resource)
+            patience_s = min(MOST_REFUSED_S, 2 * before.patience_s) if before else REFUSED_S
+            logger.warning(
+                "SLURM refuses a job of %s: %s; asking again in %g s", resource, refusal, patience_s
+            )
+            self._refusals[resource] = _Refusal(refusal, now + patience_s, patience_s)
 
     def _look_at(self, job: _Record, job_id: str, now: float) -> None:
         state = self._watch.state(job_id)
@@ -458,7 +510,7 @@ class SlurmJobs:
                     self._node_failures[state.node] += 1
                 self._node_failed[state.node] = now
             elif state.state == "CANCELLED":
-                self._cancelled[job.kind.resource] += 1
+                self._cancelled[job.kind.anywhere.resource] += 1
             elif not job.had_worker:
                 self._failed_starts[job.kind] += 1
                 if self._failed_starts[job.kind] >= START_FAILURES:
@@ -480,9 +532,9 @@ class SlurmJobs:
         failed = sum(self._failed_starts.values())
         if failed:
             said.append(f"ended before a worker started: {failed}")
-        if self._refused:
-            again_s = max(0, round(self._ask_again - time.monotonic()))
-            said.append(f"SLURM refuses jobs ({self._refused}); asked again in {again_s} s")
+        for refused in {one.said: one for one in self._refusals.values()}.values():
+            again_s = max(0, round(refused.again - time.monotonic()))
+            said.append(f"SLURM refuses jobs ({refused.said}); asked again in {again_s} s")
         problem = self._watch.problem or (self._left.problem if self._left else "")
         if problem:
             said.append(f"SLURM does not answer ({problem})")
