@@ -102,6 +102,8 @@ def test_a_driver_hands_over_and_its_jobs_go_on(case: Callable[[int], Detached])
     assert set(one.failures()) == {FailureClass.CANCELLED}
     assert one.failures().total() <= 2
     assert len(one.attempts()) == one.stages + one.failures().total()
+    assert "its driver is job" not in one.detach()  # there is nothing to compute any more
+    assert one.driver_jobs() == {}
 
 
 def test_a_driver_whose_job_is_killed_is_followed(case: Callable[[int], Detached]) -> None:

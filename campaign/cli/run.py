@@ -62,6 +62,7 @@ class Options:
 def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     """Run what is missing of a spec; return the exit code."""
     from campaign.execution.lock import DriverLock
+    from campaign.execution.requests import read_requests
     from campaign.site import find_site
     from campaign.spec import load_spec
     from campaign.unchanged import plan_or_reuse
@@ -92,6 +93,8 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
         if not ask_before_spending(site, report, layout, yes=options.yes):
             err.print("nothing was started", markup=False)
             return ExitCode.USAGE
+        if not report.stages.to_compute and not read_requests(layout):
+            site = None  # nothing will be asked of it
     claim_directory(layout, plan.campaign)
     if directory is None and site is not None:
         _place_on_scratch(layout, site, plan.campaign)
