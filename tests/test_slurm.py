@@ -153,7 +153,7 @@ def test_a_chain_over_four_jobs_ends_each_before_its_walltime(case: Callable[...
 
 def test_a_job_that_slurm_ends_at_its_walltime_goes_on_in_another(case: Callable[..., Case]) -> None:
     """The site's walltime is ten minutes, but somebody shortened this job."""
-    one = case(1, LONG_PS)
+    one = case(1, 3 * LONG_PS)  # SLURM takes up to half a minute to see it
     process = one.drive()
     entry = one.wait_for_production(process)
     soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))

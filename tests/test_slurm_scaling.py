@@ -216,6 +216,19 @@ def test_what_waits_is_let_go_before_what_runs_and_what_works_is_kept(scene: Sce
     assert scene.cluster.cancelled == ["3", "2"]
 
 
+def test_a_job_that_was_let_go_gets_no_work_while_its_worker_is_still_there(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    address = scene.start("1")
+    for _ in range(int(IDLE_S) + 2):
+        assert address in scene.jobs.slots()
+        scene.request({GPU: 1}, {address})
+    while not scene.cluster.cancelled:
+        scene.request({})
+    assert address in scene.workers
+    assert scene.jobs.slots() == {}
+
+
 def test_a_job_that_was_wanted_meanwhile_is_idle_from_then_on(scene: Scene) -> None:
     scene.request({GPU: 2})
     scene.request({GPU: 2})

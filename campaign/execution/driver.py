@@ -405,11 +405,11 @@ class _Driver:
             self._speeds = dict(self._ledger.speeds())
             self._last_heartbeat = now
         self._apply_requests()
-        dispatcher.refresh()
         # Nothing more where everything is being stopped.
         ready = self._schedule.ready() if self._stopping_since is None else {}
         for resource, reason in dispatcher.request(ready).items():
             self._schedule.hold(f"resource {resource}", reason)
+        dispatcher.refresh()  # after it: a job that was let go has no slots any more
         self._looks.look(dispatcher.flights)
         if self._stopping_since is not None:
             self._ask_to_stop(dispatcher)

@@ -191,6 +191,7 @@ class SlurmJobs:
         self._jobs: dict[str, _Record] = {}
         self._slots: dict[str, Slot] = {}
         self._ours: set[str] = set()
+        """Jobs that were let go, idle as they were; their workers are there for another second or two."""
         self._node_failures: Counter[str] = Counter()
         self._node_failed: dict[str, float] = {}
         self._failed_starts: Counter[Kind] = Counter()
@@ -232,7 +233,7 @@ class SlurmJobs:
         found: dict[str, Slot] = {}
         for address, worker in workers.items():
             facts = worker.get("campaign")
-            if facts is None or self._has_ended(facts["job"]):
+            if facts is None or facts["job"] in self._ours or self._has_ended(facts["job"]):
                 continue
             known = self._slots.get(address)
             if known is None:
