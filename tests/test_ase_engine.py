@@ -19,6 +19,7 @@ from campaign.engines.base import (
     NpT,
     Preheat,
     Segment,
+    Simulation,
     Thermalise,
     Workload,
     get_engine,
@@ -178,9 +179,7 @@ def test_a_request_to_stop_ends_with_a_whole_sample(
 ) -> None:
     monkeypatch.setattr(ase_run, "LOOK_S", 0.0)
     job = simulation(HEAT_FLOW)
-    (segment,) = segments(job)
-    directory = tmp_path / "stopped"
-    ENGINE.prepare(Workload(job, 7, equilibrated, segment), _made(directory))
+    directory = prepared(job, equilibrated, tmp_path / "stopped")
     record = Recorder.__call__
 
     def stop_within_the_sixth(self: Recorder, number: int) -> bool:
@@ -205,17 +204,17 @@ def test_a_stop_waits_for_the_first_whole_sample(
 ) -> None:
     """A segment that ended where it began would be asked again for ever."""
     monkeypatch.setattr(ase_run, "LOOK_S", 0.0)
-    job = simulation(HEAT_FLOW)
-    (segment,) = segments(job)
-    directory = _made(tmp_path / "stopped")
-    ENGINE.prepare(Workload(job, 7, equilibrated, segment), directory)
+    directory = prepared(simulation(HEAT_FLOW), equilibrated, tmp_path / "stopped")
     (directory / STOP_FILE).touch()
     assert ase_run.main(directory) == 0
     assert ENGINE.collect(directory).last == 20
 
 
-def _made(directory: Path) -> Path:
+def prepared(job: Simulation, inputs: dict[str, Path], directory: Path) -> Path:
+    """Make the directory of a whole stage, in which nothing has run yet."""
     directory.mkdir()
+    (segment,) = segments(job)
+    ENGINE.prepare(Workload(job, 7, inputs, segment), directory)
     return directory
 
 

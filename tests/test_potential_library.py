@@ -230,6 +230,16 @@ def test_a_lattice_constant_can_be_added_to_those_that_are_known(tmp_path: Path,
     assert get_potential("mine").lattice_constants_A == {"graphene": 2.47, "hbn": 2.5}
 
 
+def test_a_damaged_entry_is_written_anew(tmp_path: Path, model: Path, library: Path) -> None:
+    add_nep(model, "mine", {"graphene": 2.46})
+    (library / "mine" / "potential.json").write_text("{")
+    with pytest.raises(ResourceError, match="`campaign potentials add` writes it anew"):
+        get_potential("mine")
+    arguments = ("add", str(model), "--name", "mine", "--lattice", "graphene=2.47")
+    assert campaign("potentials", *arguments, cwd=tmp_path).returncode == 0
+    assert get_potential("mine").lattice_constants_A == {"graphene": 2.47}
+
+
 def test_files_of_the_users_own_are_told_from_those_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,9 @@ from campaign.errors import FailureClass, ResourceError
 from campaign.execution import handover
 from campaign.execution import jobs as module
 from campaign.execution.cluster import Kind
-from campaign.execution.jobs import IDLE_S, ONE_FAILURE_S, REFUSED_S, VERDICT_S, SlurmJobs
+from campaign.execution.jobs import IDLE_S, VERDICT_S, SlurmJobs
 from campaign.execution.slurm import JobState
+from campaign.execution.troubles import ONE_FAILURE_S, REFUSED_S
 from campaign.site import NamedSite, Place, Resource, Site
 from tests.standin_campaign import wait_for
 
@@ -425,19 +426,19 @@ def test_what_starts_first_is_used_and_the_rest_goes(monkeypatch: pytest.MonkeyP
     long = Place(partition="long", walltime="4:00:00", jobs=1)
     scene = Scene(monkeypatch, site=with_places(long, jobs=4))
     scene.request({GPU: 2})
-    assert scene.cluster.kinds == ["gpu", "gpu@2", "gpu"]  # two are wanted, and one is the most in `long`
-    assert [one["queue"] for one in scene.cluster.submitted] == [None, "long", None]
-    assert [one["walltime"] for one in scene.cluster.submitted] == ["1:00:00", "4:00:00", "1:00:00"]
+    assert scene.cluster.kinds == ["gpu", "gpu", "gpu@2"]  # two are wanted, and one is the most in `long`
+    assert [one["queue"] for one in scene.cluster.submitted] == [None, None, "long"]
+    assert [one["walltime"] for one in scene.cluster.submitted] == ["1:00:00", "1:00:00", "4:00:00"]
     scene.request({GPU: 2})
-    first = scene.start("2", kind="gpu@2")
+    first = scene.start("3", kind="gpu@2")
     assert [slot.kind for slot in scene.jobs.slots().values()] == [GPU]
     scene.request({GPU: 2}, {first})
-    assert scene.cluster.cancelled == ["3"]
+    assert scene.cluster.cancelled == ["2"]
     second = scene.start("1")
     for _ in range(3):
         scene.request({GPU: 2}, {first, second})
-    assert (scene.cluster.cancelled, len(scene.cluster.submitted)) == (["3"], 3)
-    scene.end("2", "TIMEOUT")
+    assert (scene.cluster.cancelled, len(scene.cluster.submitted)) == (["2"], 3)
+    scene.end("3", "TIMEOUT")
     scene.request({GPU: 2}, {second})
     assert scene.cluster.kinds[3:] == ["gpu", "gpu@2"]
 
@@ -457,6 +458,15 @@ def test_jobs_that_wait_go_where_others_start_and_never_are_too_many(
     assert most == 8
     assert len(busy) == 7  # one goes on to wait in the other place
     assert len(scene.cluster.workers) == 8
+
+
+def test_less_is_wanted_while_all_of_a_place_have_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, site=with_places(Place(partition="b"), jobs=6))
+    scene.request({GPU: 6})
+    scene.request({GPU: 6})
+    busy = {scene.start(str(number), kind="gpu@2") for number in (4, 5, 6)}
+    scene.request({GPU: 4}, busy)  # the fourth waits in the first place: two are surplus there, none moves
+    assert sorted(scene.cluster.cancelled) == ["2", "3"]
 
 
 def test_a_place_that_refuses_leaves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ def add_file(
     known = next((model for model in PUBLISHED.values() if model.sha256 == sha256), None)
     own = name or (_name_of(path) if known is None else known.name)
     if known is None:
-        constants = _added_before(own, sha256) | given or _relaxed(path, elements)
+        constants = {**_added_before(own, sha256), **given} or _relaxed(path, elements)
         potential = add_nep(path, own, constants, replace=replace, monolayers_only=monolayers)
     else:
         facts = known.facts()
@@ -225,7 +225,10 @@ def _added_before(name: str, sha256: str) -> dict[str, float]:
     """Lattice constants of the same model, if the library has it under this name."""
     if name not in potential_names() or is_another(name, sha256):
         return {}
-    return dict(get_potential(name).lattice_constants_A)
+    try:
+        return dict(get_potential(name).lattice_constants_A)
+    except ResourceError:  # damaged: it is written anew
+        return {}
 
 
 def _relaxed(path: Path, elements: Sequence[str]) -> dict[str, float]:

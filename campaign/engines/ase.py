@@ -57,9 +57,8 @@ class AseEngine:
         calculator_version(potential)  # a missing library or file is better found now than by the process
         potential_files(potential)
         atoms = read_structure(workload.inputs["structure"])
-        unknown = set(atoms.symbols.species()) - set(potential.elements)
-        if unknown:
-            raise InputError(f"{potential.name} does not know {', '.join(sorted(unknown))}")
+        if reason := potential.reason_against([atoms.symbols.species()]):
+            raise InputError(reason)
         # Relative paths, so that the campaign can be moved.
         structure, state = (
             path if path is None else os.path.relpath(path, directory)

@@ -146,9 +146,8 @@ def _nep_file(simulation: Simulation, atoms: "Atoms") -> Path:
     potential = get_potential(simulation.potential)
     if potential.kind != "nep":
         raise InputError(f"GPUMD cannot run {potential.name}", hint="use a NEP model")
-    unknown = set(atoms.symbols) - set(potential.elements)
-    if unknown:
-        raise InputError(f"{potential.name} does not know {', '.join(sorted(unknown))}")
+    if reason := potential.reason_against([atoms.symbols.species()]):
+        raise InputError(reason)
     path = potential_files(potential)[POTENTIAL]
     if not path.is_file():
         raise ResourceError(f"{potential.name} has no {POTENTIAL}", where=str(path))

@@ -50,7 +50,7 @@ def timed_step(simulation: Simulation, first: int) -> TimedStep:
     InputError
         The simulation does not end with one.
     """
-    recorded_step(simulation)
+    recorded_step(simulation)  # there must be one
     return next(timed for timed in timeline(simulation) if timed.last > first)
 
 

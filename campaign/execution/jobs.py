@@ -31,7 +31,9 @@ from campaign.execution.job_scripts import (
     job_options,
     job_prefix,
 )
-from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_passing, site_environment
+from campaign.execution.scaling import Queue, to_ask, to_let_go
+from campaign.execution.slurm import ENDINGS, JobWatch, ask, site_environment
+from campaign.execution.troubles import Troubles
 from campaign.layout import Layout
 from campaign.site import NamedSite
 
@@ -39,19 +41,6 @@ logger = logging.getLogger(__name__)
 
 IDLE_S = 30.0
 """So long a job may have nothing to do."""
-
-REFUSED_S = 30.0
-"""Time until a refused job is asked for again; twice as long after each refusal, up to `MOST_REFUSED_S`."""
-
-MOST_REFUSED_S = 600.0
-START_FAILURES = 2
-"""Jobs of a kind that may end, one after the other, before they had a worker."""
-
-NODE_FAILURES = 2
-"""Failures after which a node is excluded."""
-
-ONE_FAILURE_S = 120.0
-"""Jobs that a node loses within so long were lost in one failure."""
 
 HEARD_LATE_S = 5.0
 """What a worker says of its time is so old at most; a slot that looks longer than it is would get work."""
@@ -156,15 +145,6 @@ class _Record:
     deserted_since: float | None = None
 
 
-@dataclass(frozen=True)
-class _Refusal:
-    """What SLURM said of a job of a resource, and when it is asked again (monotonic, in s)."""
-
-    said: str
-    again: float
-    patience_s: float
-
-
 class SlurmJobs:
     """Slots in jobs; see `campaign.execution.cluster.Cluster`."""
 
@@ -182,8 +162,9 @@ class SlurmJobs:
         self.client = client
         self._cluster = cluster
         self._named = named
-        self._total = {name: resource.jobs for name, resource in named.site.resources.items()}
         self._site = named.site.with_places()
+        most = {name: resource.jobs for name, resource in named.site.resources.items()}
+        self._troubles = Troubles(self._site.resources, most)
         self._folder = folder
         self._name = name
         self._needs_s = needs_s
@@ -192,13 +173,7 @@ class SlurmJobs:
         self._slots: dict[str, Slot] = {}
         self._ours: set[str] = set()
         """Jobs that were let go, idle as they were; their workers are there for another second or two."""
-        self._node_failures: Counter[str] = Counter()
-        self._node_failed: dict[str, float] = {}
-        self._failed_starts: Counter[Kind] = Counter()
         self._start_s: dict[Kind, float] = {}
-        self._cancelled: Counter[str] = Counter()
-        self._impossible: dict[str, str] = {}
-        self._refusals: dict[str, _Refusal] = {}
         self._lost_jobs: set[str] = set()
         self.are_left = False
         self._watch = JobWatch(self._job_ids)
@@ -243,7 +218,7 @@ class SlurmJobs:
                 until = now + facts["left_s"] - HEARD_LATE_S
                 known = Slot(address, kind.anywhere, facts["job"], facts["node"], until, facts["killed"])
                 logger.info("worker %s of job %s on %s", address, known.job, known.node)
-                self._failed_starts.pop(kind, None)
+                self._troubles.began(kind)
             found[address] = known
         self._slots = found
         with_worker = {slot.job for slot in found.values()}
@@ -303,25 +278,7 @@ class SlurmJobs:
         if changed:
             self._watch.hurry()
         self._correct()
-        return {
-            **self._nowhere(),
-            **{
-                name: "all its jobs were cancelled; `campaign run` asks for new ones"
-                for name, count in self._cancelled.items()
-                if count >= self._total[name]
-            },
-        }
-
-    def _nowhere(self) -> dict[str, str]:
-        """Resources that cannot be had in any of their places, and why."""
-        places: dict[str, list[str]] = {}
-        for place in self._site.resources:
-            places.setdefault(Kind(place).anywhere.resource, []).append(place)
-        return {
-            name: "; ".join(dict.fromkeys(self._impossible[place] for place in own))
-            for name, own in places.items()
-            if all(place in self._impossible for place in own)
-        }
+        return self._troubles.nowhere()
 
     def _correct(self) -> None:
         """Let Dask submit and cancel, in its own time."""
@@ -341,33 +298,20 @@ class SlurmJobs:
                 waiting[job.kind].append(job)
         in_all = sum(job.kind.anywhere.resource == kind.resource for job in staying)
         there = Counter(job.kind.resource for job in staying)
-        target = math.ceil(wanted / self._site.resources[kind.resource].slots)
-        missing = target - len(started)
-        room = {
-            place: min(missing - len(jobs), self._site.resources[place.resource].jobs - there[place.resource])
-            for place, jobs in waiting.items()
-            if place.resource not in self._impossible and not self._is_refused(place.resource, now)
-        }
-        left = self._total[kind.resource] - self._cancelled[kind.resource] - in_all
-        asked: Counter[Kind] = Counter()
-        while left > 0 and any(count > 0 for count in room.values()):
-            # Where fewest wait a job may start first.
-            place = min(
-                (one for one, count in room.items() if count > 0),
-                key=lambda one: len(waiting[one]) + asked[one],
-            )
+        left = self._troubles.left(kind.resource, in_all)
+        missing = math.ceil(wanted / self._site.resources[kind.resource].slots) - len(started)
+        queues = {}
+        for place, jobs in waiting.items():
+            most = self._site.resources[place.resource].jobs
+            room = self._troubles.room(place.resource, there[place.resource], most, now)
+            queues[place] = Queue(len(jobs), room)
+        asked = to_ask(missing, left, queues)
+        for place in asked.elements():
             self._submit(place, now)
-            asked[place] += 1
-            room[place] -= 1
-            left -= 1
         if asked:
             return True
-        for jobs in waiting.values():
-            self._let_go(jobs, len(jobs) - max(0, missing))
-        if left <= 0 and any(count > 0 and not waiting[place] for place, count in room.items()):
-            # All that was asked for there has started: some of what waits elsewhere goes there.
-            longest = max(waiting.values(), key=len)
-            self._let_go(longest, len(longest) // 2)
+        for place, count in to_let_go(missing, left, queues).items():
+            self._let_go(waiting[place], count)
         in_use = {self._slots[address].job for address in busy if address in self._slots}
         for job in started:
             idle = missing < 0 and job.job_id not in in_use
@@ -418,7 +362,7 @@ class SlurmJobs:
             kind,
             name=self._name,
             log_directory=self._folder,
-            excluded={node for node, count in self._node_failures.items() if count >= NODE_FAILURES},
+            excluded=self._troubles.bad_nodes,
         )
         self._add(_Record(name, f"{self._name}.{kind}", kind, now), options)
         logger.info("asking for a job of %s", kind)
@@ -460,29 +404,12 @@ class SlurmJobs:
                 continue
             is_new, job.job_id = job.job_id is None, process.job_id
             if process.refused:
-                self._on_refusal(job, process.refused, now)
+                del self._jobs[job.name]
+                self._troubles.refused(job.kind.resource, process.refused, now)
             elif job.job_id is not None:
                 if is_new:
-                    self._refusals.pop(job.kind.resource, None)
+                    self._troubles.accepted(job.kind.resource)
                 self._look_at(job, job.job_id, now)
-
-    def _is_refused(self, resource: str, now: float) -> bool:
-        """Whether SLURM refused its last job, and is not asked again yet."""
-        return resource in self._refusals and now < self._refusals[resource].again
-
-    def _on_refusal(self, job: _Record, refusal: str, now: float) -> None:
-        del self._jobs[job.name]
-        if not is_passing(refusal):
-            self._impossible[job.kind.resource] = f"SLURM refuses its jobs: {refusal}"
-            return
-        resource = job.kind.resource
-        if not self._is_refused(resource, now):  # several may be refused at once
-            before = self._refusals.get(resource)
-            patience_s = min(MOST_REFUSED_S, 2 * before.patience_s) if before else REFUSED_S
-            logger.warning(
-                "SLURM refuses a job of %s: %s; asking again in %g s", resource, refusal, patience_s
-            )
-            self._refusals[resource] = _Refusal(refusal, now + patience_s, patience_s)
 
     def _look_at(self, job: _Record, job_id: str, now: float) -> None:
         state = self._watch.state(job_id)
@@ -494,31 +421,25 @@ class SlurmJobs:
             job.deserted_since = now
         elif now - job.deserted_since > NO_WORKER_S:
             if not job.had_worker:
-                self._impossible[job.kind.resource] = (
+                self._troubles.give_up(
+                    job.kind.resource,
                     f"job {job_id} runs on {state.node}, and its worker does not reach the driver; "
-                    f"see {self._log_of(job, job_id)}, and interface in {self._named.source}"
+                    f"see {self._log_of(job, job_id)}, and interface in {self._named.source}",
                 )
             self._drop(job)
             return
         if state.hopeless:
-            self._impossible[job.kind.resource] = f"job {job_id} would wait for ever: {state.reason}"
+            self._troubles.give_up(job.kind.resource, f"job {job_id} would wait for ever: {state.reason}")
             self._drop(job)
         elif state.ended:
             logger.info("job %s ended: %s", job_id, state.state)
             del self._jobs[job.name]
             if state.state in {"NODE_FAIL", "BOOT_FAIL"}:
-                if now - self._node_failed.get(state.node, -math.inf) > ONE_FAILURE_S:
-                    self._node_failures[state.node] += 1
-                self._node_failed[state.node] = now
+                self._troubles.node_failed(state.node, now)
             elif state.state == "CANCELLED":
-                self._cancelled[job.kind.anywhere.resource] += 1
+                self._troubles.cancelled(job.kind)
             elif not job.had_worker:
-                self._failed_starts[job.kind] += 1
-                if self._failed_starts[job.kind] >= START_FAILURES:
-                    log = self._log_of(job, job_id)
-                    self._impossible[job.kind.resource] = (
-                        f"its jobs end before a worker starts ({state.state}); see {log}"
-                    )
+                self._troubles.never_began(job.kind, state.state, self._log_of(job, job_id))
 
     def _log_of(self, job: _Record, job_id: str) -> str:
         return f"{self._folder.name}/{job.job_name}-{job_id}.err"
@@ -529,21 +450,12 @@ class SlurmJobs:
         waiting = [job.job_id for job in self._jobs.values() if job.job_id and not job.had_worker]
         states = {self._watch.state(job_id) for job_id in waiting}
         reasons = {state.reason for state in states if state is not None and state.state == "PENDING"}
-        said = []
-        failed = sum(self._failed_starts.values())
-        if failed:
-            said.append(f"ended before a worker started: {failed}")
-        for refused in {one.said: one for one in self._refusals.values()}.values():
-            again_s = max(0, round(refused.again - time.monotonic()))
-            said.append(f"SLURM refuses jobs ({refused.said}); asked again in {again_s} s")
+        said = self._troubles.told(time.monotonic())
         problem = self._watch.problem or (self._left.problem if self._left else "")
         if problem:
             said.append(f"SLURM does not answer ({problem})")
         if reasons - {"None", ""}:
             said.append(f"waiting for {', '.join(sorted(reasons - {'None', ''}))}")
-        excluded = sorted(node for node, count in self._node_failures.items() if count >= NODE_FAILURES)
-        if excluded:
-            said.append(f"left out after failures: {', '.join(excluded)}")
         return {
             "site": self._named.name,
             "jobs": {"running": running, "waiting": len(self._jobs) - running},
