@@ -4,11 +4,14 @@ All paths inside a campaign are relative to its directory, so it can be moved. N
 visible: files are written beside their place, fsynced and renamed.
 """
 
+import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 FORMAT_VERSION = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)  # Python has no syncfs
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,17 @@ def fsync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Put all that was written to a file system on disk: one wait for many small files."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
 

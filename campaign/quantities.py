@@ -19,7 +19,8 @@ BOLTZMANN_EV_PER_K = 1.380649e-23 / 1.602176634e-19
 ITC_MW_PER_M2_K = 1.602176634e-19 / (1e-20 * 1e-12) * 1e-6
 """1 eV/(angstrom^2 ps K) in MW m^-2 K^-1 (1.602e7)."""
 
-Temperature = Annotated[float, Field(gt=0, le=5000, allow_inf_nan=False)]
+MAX_TEMPERATURE_K = 5000.0
+Temperature = Annotated[float, Field(gt=0, le=MAX_TEMPERATURE_K, allow_inf_nan=False)]
 TemperatureOffset = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Timestep = Annotated[float, Field(gt=0, le=5, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import campaign.analysis  # noqa: F401 - registers the accessor `.campaign`
 from campaign.errors import LedgerError, SpecError
+from campaign.execution.requests import DRIVING, driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import WRITTEN_ANEW, load_plan, read_status
 from campaign.protocols.base import CalculationProtocol, Variable, get_protocol
@@ -27,8 +28,6 @@ from campaign.store.rows import IDENTITY, RUN, label_name
 
 SPARSE = 0.1
 """A grid of which a smaller part is runs stays flat along ``run``."""
-
-_DRIVING = ("running", "stopping")
 
 
 class Campaign:
@@ -110,10 +109,12 @@ class Campaign:
         plan, status, tables = self.plan, self.status, read_tables(self.layout.store)
         provenance = {"campaign": plan.campaign, "spec_sha256": plan.spec_sha256}
         nodes = {"/": xr.Dataset(attrs=provenance)}
+        driving = status.get("driver", {}).get("state") in DRIVING and driver_is_alive(self.layout)
+        states = _States(status, driving=driving)
         for calculation in plan.calculations:
             table = tables.get(calculation.name)
             rows = Rows(table, self._tail(calculation, table))
-            nodes[calculation.name] = _View(calculation, rows, _States(status)).dataset(provenance)
+            nodes[calculation.name] = _View(calculation, rows, states).dataset(provenance)
         return xr.DataTree.from_dict(nodes, name=plan.campaign)
 
     def _tail(self, calculation: CalculationPlan, table: Table | None) -> dict[str, Path]:
@@ -161,8 +162,7 @@ class Campaign:
 class _States:
     """State and reason of runs without a result, from the driver's snapshot."""
 
-    def __init__(self, status: Mapping[str, Any]) -> None:
-        driving = status.get("driver", {}).get("state") in _DRIVING
+    def __init__(self, status: Mapping[str, Any], *, driving: bool) -> None:
         self._running: Mapping[str, Any] = status.get("running", {}) if driving else {}
         self._failed: Mapping[str, Any] = status.get("failed", {})
 
@@ -177,7 +177,7 @@ class _States:
                 steps = f", step {attempt['steps_done']}" if attempt.get("steps_done") else ""
                 total = f" of {attempt['steps_total']}" if steps and attempt.get("steps_total") else ""
                 return "running", f"{attempt['kind']} is running{steps}{total}"
-        return "pending", "has not started"
+        return "pending", "is not done yet"
 
 
 class _View:
@@ -188,7 +188,7 @@ class _View:
         self.rows = rows
         self.states = states
         self.runs: Sequence[Run] = list(calculation.runs)
-        self.labels = [{**run.labels, **calculation.groups[run.group].labels} for run in self.runs]
+        self.labels = [{**calculation.groups[run.group].labels, **run.labels} for run in self.runs]
         try:
             self.protocol: CalculationProtocol | None = get_protocol(calculation.protocol)
         except SpecError:
@@ -274,7 +274,9 @@ class _View:
         columns = {
             "state": (self._spread([state for state, _ in pairs], ""), "state of the run"),
             "reason": (
-                np.where(self.cells == MISSING, waiting, reasons).astype(str),
+                np.where(
+                    self.cells == MISSING, waiting, reasons
+                ),  # objects: one may be a thousand times longer
                 "why the run is missing, failed or not valid",
             ),
             "valid": (valid, "whether the run is done and passed all gates"),

@@ -159,6 +159,43 @@ def test_several_dimensions_at_once() -> None:
     assert data.campaign.mean(DIMS)["itc"].shape == ()
 
 
+def test_runs_of_one_seed_are_one_observation() -> None:
+    data = ensemble()
+    data["state"][0, 1, 2] = "running"
+    data["valid"][0, :, 5] = False
+    together = data.campaign.mean(("direction", "seed")).isel(potential=0)
+    valid = (data["valid"] & (data["state"] == "done")).values[0]
+    power, jump = (
+        np.where(valid, data[name].values[0], 0.0).sum(axis=0)
+        for name in ("transmitted_power", "area_temperature_jump")
+    )
+    expected = ratio_of_means(power[jump > 0], jump[jump > 0])
+    assert (together["n"], together["n_seeds"]) == (13, 7)
+    for name, value in {
+        "itc": expected.value,
+        "itc_standard_error": expected.standard_error,
+        "itc_lower": expected.lower,
+    }.items():
+        assert float(together[name]) == pytest.approx(value), name
+    first = flat(data).isel(run=np.flatnonzero(flat(data)["potential"] == "tersoff-lj"))
+    for same in (flat(data).campaign.mean(("direction", "seed")), first.campaign.mean("run")):
+        cell = same.isel(condition=same["potential"] == "tersoff-lj") if "condition" in same.dims else same
+        assert float(cell["itc_standard_error"].squeeze()) == pytest.approx(expected.standard_error)
+        assert int(cell["n_seeds"].squeeze()) == 7
+    steps = convergence(data.isel(potential=0), ("direction", "seed"))
+    assert float(steps["itc_standard_error"][-1]) == pytest.approx(expected.standard_error)
+
+
+def test_a_selection_of_variables_is_not_averaged_without_what_it_needs() -> None:
+    data = ensemble()
+    data.attrs["calculation"] = "nemd"
+    with pytest.raises(ValueError, match="`valid`"):
+        data[["itc", "heat_flow"]].campaign.mean("seed")
+    with pytest.raises(ValueError, match="area_temperature_jump, transmitted_power is not here"):
+        data[["itc", "state", "valid"]].campaign.mean("seed")
+    assert "heat_flow" in data[["heat_flow", "state", "valid"]].campaign.mean("seed")
+
+
 def test_excluded_and_missing_runs_are_counted_and_left_out() -> None:
     data = ensemble()
     # whatever a missing or invalid cell holds must not matter
@@ -359,9 +396,9 @@ def test_few_runs_make_a_large_ratio_less_improbable() -> None:
 
 
 @needs_reference
-@pytest.mark.parametrize("potential", ["nep", "tersoff-lj"])
-def test_authors_runs_give_table_one(potential: str) -> None:
-    runs = np.loadtxt(REFERENCE / "itc" / f"{potential}.dat")[:, 1]
+@pytest.mark.parametrize(("file", "potential"), [("nep", "nep-gr-hbn"), ("tersoff-lj", "tersoff-lj")])
+def test_authors_runs_give_table_one(file: str, potential: str) -> None:
+    runs = np.loadtxt(REFERENCE / "itc" / f"{file}.dat")[:, 1]
     mean = ensemble_mean(xr.Dataset({"itc": ("seed", runs)}), "seed")
     published = PUBLISHED_ITC[potential]
     assert round(float(mean["itc"]), 1) == published.mean

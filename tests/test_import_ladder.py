@@ -11,6 +11,7 @@ ROOT = Path(campaign.__file__).parent
 
 LADDER = (
     ("errors",),
+    ("numbers",),
     ("quantities",),
     ("layout",),
     ("physics",),

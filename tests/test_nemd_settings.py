@@ -78,6 +78,7 @@ def test_wrong_types_and_ranges_are_refused(change: dict[str, Any]) -> None:
         ({"structure": layers(5, 1)}, "structure.upper.layers", "reach across"),
         ({"frozen_layers": 3}, "structure.lower.layers", "5 layers of hbn"),
         ({"bath_offset_K": 300.0}, "bath_offset_K", "0 K"),
+        ({"temperature_K": 4950.0}, "bath_offset_K", "5050 K"),
         ({"temperature_K": 20.0}, "bath_offset_K", "-80 K"),
         ({"production_ps": 0.45}, "production_ps", "10 sampling intervals"),
         ({"production_ps": 12.02}, "production_ps", "whole number"),

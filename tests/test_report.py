@@ -1,6 +1,8 @@
 """The report: everything in one file, right numbers in it, whatever the campaign's state."""
 
 import re
+import sqlite3
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from campaign.analysis import compare_with_published, ensemble_mean
 from campaign.errors import FailureClass, LedgerError
 from campaign.layout import Layout
 from campaign.ledger import Ending, Holder, Ledger
+from campaign.numbers import with_error
 from campaign.plan import Plan, StageSummary
 from campaign.report import figures, write_report
-from campaign.report.ensemble import Ensemble, load_ensemble, with_error
+from campaign.report.ensemble import Ensemble, load_ensemble
 from campaign.report.figures import Picture, axis_limits, pictures
 from campaign.report.history import read_history
 from campaign.report.tables import (
@@ -93,8 +96,8 @@ def fill(root: Path, axes: str | None = None, **status: Any) -> Layout:
     for absent in runs[-3:]:
         del results[absent.id]
     snapshot = {
-        "driver": {"state": "running"},
-        "updated": "2026-11-22T12:00:00+00:00",
+        "driver": {"state": "running", "host": "another"},
+        "updated": datetime.now(UTC).isoformat(),
         "running": {runs[-1].stages[2]: {"kind": "produce", "steps_done": 4, "steps_total": 9}},
         "failed": {runs[-2].stages[2]: {"class": "physics", "message": "lost atoms <2>"}},
     }
@@ -151,6 +154,39 @@ def test_the_history_tells_of_drivers_jobs_failures_and_runs(tmp_path: Path) -> 
     for text in ("Timeline", "job 71", "job 72", "job 73", "node failure", "n1 <failed>", "runs done"):
         assert text in page.text
     assert "handed over or cancelled" in page.text
+
+
+def timeline(root: Path, slots: tuple[str, str], heartbeat: str) -> str:
+    """Picture of two attempts that run at once, of a driver that was heard then for the last time."""
+    root.mkdir()
+    layout = fill(root)
+    plan = campaign.open(root).plan
+    stages = [run.result_stage for run in list(plan.runs)[:2]]
+    with Ledger.open(layout) as ledger:
+        ledger.acquire(Holder("login1", 11, "2026-11-22T10:00:00+00:00"))
+        ledger.register(
+            StageSummary(stage, "reduce", "nemd", None, (), 1, 0, None, 1, {}) for stage in stages
+        )
+        ledger.begin([(stage, slot, "71") for stage, slot in zip(stages, slots, strict=True)])
+    with sqlite3.connect(layout.ledger) as database:
+        database.execute("UPDATE epochs SET heartbeat = ?", [heartbeat])
+        database.execute("UPDATE attempts SET submitted = '2026-11-22T10:00:00+00:00'")
+    history = read_history(layout, plan)
+    assert history is not None
+    return history.picture.svg
+
+
+def test_what_a_killed_driver_left_ends_when_it_was_last_heard(tmp_path: Path) -> None:
+    assert "UTC (min)" in timeline(tmp_path / "a", ("1", "2"), "2026-11-22T11:00:00+00:00")
+
+
+def test_attempts_of_a_rebuilt_ledger_do_not_lie_over_each_other(tmp_path: Path) -> None:
+    heard = "2026-11-22T11:00:00+00:00"
+    known, unknown = (
+        re.findall(r'height="([0-9.]+)pt"', timeline(tmp_path / name, slots, heard))
+        for name, slots in (("known", ("1", "2")), ("unknown", ("", "")))
+    )
+    assert known == unknown != []
 
 
 def test_headline_shows_the_ensembles_numbers(tmp_path: Path) -> None:
@@ -237,7 +273,7 @@ def test_z_needs_runs_and_a_build_up_that_outlasts_the_start(tmp_path: Path) -> 
         first, _ = headline(ensemble)
         mean = ensemble.conditions[0].mean
         if count == 3:
-            assert first.z == "fewer than 4 runs"
+            assert first.z == "fewer than 4 seeds"
             continue
         value, error = float(mean["itc"]), float(mean["itc_standard_error"])
         assert first.z == f"{compare_with_published(value, error, 'tersoff-lj', n=4):+.1f}"
@@ -289,6 +325,55 @@ def test_an_unbounded_interval_does_not_stretch_the_axis(tmp_path: Path) -> None
     values = condition.runs["itc"].values
     assert left < values.min()
     assert right < 1.5 * max(values.max(), 255)
+
+
+def test_one_run_without_a_jump_does_not_hide_the_others(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path, "\n    axes:\n      seed: {count: 8}\n")
+    random = np.random.default_rng(0)
+    results = {run.id: nemd_result(random) for run in plan.runs}
+    odd = next(iter(results.values()))
+    odd["area_temperature_jump"] = odd["area_temperature_jump"] * 0 - 0.02
+    odd["itc"] = odd["transmitted_power"] / odd["area_temperature_jump"]
+    make_campaign(tmp_path, plan, results)
+    (condition,) = ensemble_of(tmp_path).conditions
+    values = np.sort(condition.runs["itc"].values)
+    left, right = axis_limits([condition])
+    assert values[0] < -10_000
+    assert left > -1000
+    assert right > values[-1]
+
+
+def test_an_ensemble_that_is_no_grid_has_a_report(tmp_path: Path) -> None:
+    axes = """
+    axes:
+      seed: {count: 2}
+      temperature_K: [300]
+      bath_offset_K: [100]
+    include:
+"""
+    axes += "".join(
+        f"      - {{seed: {n}, temperature_K: {300 + 10 * n}, bath_offset_K: {60 + n}}}\n"
+        for n in range(3, 9)
+    )
+    plan = plan_spec(tmp_path, axes)
+    layout = make_campaign(tmp_path, plan, many(np.random.default_rng(1), plan))
+    ensemble = ensemble_of(tmp_path)
+    assert campaign.open(tmp_path).results["nemd"].ds["state"].dims == ("run",)
+    assert [condition.n for condition in ensemble.conditions] == [2, 1, 1, 1, 1, 1, 1]
+    assert ensemble.conditions[1].title == "330 K, bath offset 63 K"
+    assert read(write_report(layout.root)).tags.count("svg") == 4
+
+
+def test_both_directions_are_joined_where_both_have_runs(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path, "\n    axes:\n      direction: [forward, backward]\n      seed: {count: 4}\n")
+    results = many(np.random.default_rng(1), plan)
+    one_sided = {run.id: results[run.id] for run in plan.runs if run.labels["direction"] == "forward"}
+    for name, found in {"half": one_sided, "whole": results}.items():
+        (tmp_path / name).mkdir()
+        make_campaign(tmp_path / name, plan, found)
+    assert ensemble_of(tmp_path / "half").pooled == ()
+    (pooled,) = ensemble_of(tmp_path / "whole").pooled
+    assert (pooled.n, pooled.n_seeds) == (8, 4)
 
 
 def test_attempts_of_the_ledger_are_counted(tmp_path: Path) -> None:
@@ -373,7 +458,7 @@ def test_no_campaign_no_report(tmp_path: Path) -> None:
     ("value", "error", "text"),
     [
         (242.53, 5.64, "242.5 ± 5.6"),
-        (1234.5, 250.0, "1234 ± 250"),
+        (1234.5, 250.0, "1,230 ± 250"),
         (0.12345, 0.0123, "0.123 ± 0.012"),
         (2.0, np.nan, "2"),
         (np.nan, 1.0, "-"),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,9 @@ def test_every_cell_has_a_state_and_a_reason(tmp_path: Path, random: np.random.G
         good.id: nemd_result(random),
         bad.id: nemd_result(random, invalid_reason="source and sink differ by 3 eV/ps"),
     }
-    status = {
-        "driver": {"state": "running"},
+    status: dict[str, Any] = {
+        "driver": {"state": "running", "host": "another"},
+        "updated": datetime.now(UTC).isoformat(),
         "counts": {"nemd": {"done": 2, "running": 1, "failed": 1, "pending": 1, "total": 5}},
         "running": {running.stages[2]: {"kind": "produce", "steps_done": 400, "steps_total": 16000}},
         "failed": {failed.stages[2]: {"class": "physics", "message": "lost atoms"}},
@@ -155,7 +157,7 @@ def test_every_cell_has_a_state_and_a_reason(tmp_path: Path, random: np.random.G
     assert dataset["state"].values.tolist() == [["done", "done", "running"], ["failed", "pending", ""]]
     assert dataset["reason"].values.tolist() == [
         ["", "source and sink differ by 3 eV/ps", "produce is running, step 400 of 16000"],
-        ["physics: lost atoms", "has not started", ""],
+        ["physics: lost atoms", "is not done yet", ""],
     ]
     assert dataset["valid"].values.tolist() == [[True, False, False], [False, False, False]]
     assert dataset["run_id"].values[0, 0] == good.id
@@ -167,7 +169,7 @@ def test_every_cell_has_a_state_and_a_reason(tmp_path: Path, random: np.random.G
     assert "2 done, 1 running, 1 failed, 1 pending" in repr(opened)
     assert "<td>nemd</td>" in opened._repr_html_()
 
-    status["driver"] = {"state": "stopped"}
+    status["updated"] = (datetime.now(UTC) - timedelta(hours=1)).isoformat()  # it was killed
     layout.status.write_text(json.dumps(SNAPSHOT | status))
     os.utime(layout.status, ns=(1, 1))
     assert opened.results["nemd"].ds["state"].values[0, 2] == "pending"

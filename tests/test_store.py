@@ -1,6 +1,8 @@
 """The store: what was committed stays readable and true, whatever happens to the writer."""
 
+import errno
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from campaign.errors import StoreError
+from campaign.errors import ResourceError, StoreError
 from campaign.protocols.base import read_result, write_result
 from campaign.store import Row, Store, read_tables, writer
 from campaign.store.rows import Result, read_row
@@ -264,6 +266,40 @@ def test_variables_and_labels_that_come_later_or_stay_away(stages: Stages, path:
     assert np.isnan(dataset["extra"].values[[0, 2]]).all()
     assert np.isnan(dataset["profile"].values[2]).all()
     assert dataset["profile"].shape == (3, 5)
+
+
+def test_a_label_that_is_a_number_in_some_runs_and_a_text_in_others(stages: Stages, path: Path) -> None:
+    store = Store.open(path, campaign="c", create=True)
+    found: dict[str, dict[str, Any]] = {
+        "a": {"size": 60, "way": "up"},
+        "b": {"size": "paper", "way": 2.5},
+        "c": {"size": True, "way": "down"},
+        "d": {"size": 80},
+    }
+    for name, labels in found.items():
+        store.append("nemd", [stages.row(name, result(1.0, 2), **labels)])
+        store.flush()
+    dataset = xr.open_zarr(path, group="nemd", chunks=None).load()
+    np.testing.assert_array_equal(dataset["size"].values, [60, np.nan, np.nan, 80])
+    assert dataset["size_text"].values.tolist() == ["", "paper", "True", ""]
+    assert dataset["way"].values.tolist() == ["up", "2.5", "down", ""]
+    labels = read_tables(path)["nemd"].attributes["coordinates"].split()
+    assert {"size", "size_text", "way"} <= set(labels)  # no variables of the view
+
+
+def test_a_full_disk_is_told_as_such(stages: Stages, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(path, campaign="c", create=True)
+    store.append("nemd", [stages.row("a", result(1.0, 2))])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("campaign.store.writer.sync_filesystem", full)
+        with pytest.raises(ResourceError, match="No space left"):
+            store.flush()
+    store.flush()
+    check_contents(path, stages.expected)
 
 
 def test_label_with_the_name_of_a_variable_keeps_both(stages: Stages, path: Path) -> None:

@@ -28,6 +28,8 @@ EVERY_RUN_UP_TO = 50
 """Number of runs up to which a convergence has a value at each."""
 STEADY_LIMIT = 4.0
 """|z| of a drift from which a condition is not steady."""
+RESOLVED_RUNS = 3
+"""Seeds that a shown error needs: nobody knows the error of fewer."""
 MINIMUM_RUNS = 4
 """Runs that a z needs: the error of fewer is itself too uncertain to divide by."""
 MEMORY_PS = 100.0
@@ -60,7 +62,7 @@ class PublishedValue:
 
 PUBLISHED_ITC: Mapping[str, PublishedValue] = MappingProxyType(
     {
-        "nep": PublishedValue(62.5, 10.8, 20, "arXiv:2502.13601, Table I (NEP, 300 K)"),
+        "nep-gr-hbn": PublishedValue(62.5, 10.8, 20, "arXiv:2502.13601, Table I (NEP, 300 K)"),
         "tersoff-ilp": PublishedValue(98.0, 7.6, 20, "arXiv:2502.13601, Table I (Tersoff+ILP, 300 K)"),
         "tersoff-lj": PublishedValue(250.7, 18.5, 20, "arXiv:2502.13601, Table I (Tersoff+LJ, 300 K)"),
     }
@@ -69,7 +71,7 @@ PUBLISHED_ITC: Mapping[str, PublishedValue] = MappingProxyType(
 
 
 def compare_with_published(itc: float, standard_error: float, potential: str, *, n: int) -> float:
-    """Compare a conductance of ``n`` runs with the published one, for graphene/h-BN at 300 K.
+    """Compare a conductance of ``n`` seeds with the published one, for graphene/h-BN at 300 K.
 
     ``(G - G_published) / sqrt(SE^2 + SE_published^2)``, taken as Student's t of ``n - 1`` degrees of freedom
     (fewer than there are, as the published error adds its own) and returned as the equally improbable normal
@@ -152,8 +154,8 @@ def convergence(
     Returns
     -------
     xarray.Dataset
-        ``result``, its ``_standard_error``, ``_lower``, ``_upper``, and ``n`` (valid runs among them), with
-        the dimension ``number_of_runs`` last.
+        ``result``, its ``_standard_error``, ``_lower``, ``_upper``, and ``n`` (seeds of the valid runs among
+        them), with the dimension ``number_of_runs`` last.
     """
     ensemble = Ensemble.of(dataset, dim)
     ratios = known_ratios(ensemble.data)
@@ -172,7 +174,7 @@ def convergence(
         f"{result}{ERROR}": ("standard_error", units, f"standard error of the {label}"),
         f"{result}_lower": ("lower", units, f"lower bound of the {label}"),
         f"{result}_upper": ("upper", units, f"upper bound of the {label}"),
-        "n": ("n", "1", "number of valid runs"),
+        "n": ("n", "1", "number of seeds of the valid runs"),
     }
     dims = (*ensemble.kept, "number_of_runs")
     output = {

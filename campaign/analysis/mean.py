@@ -54,17 +54,19 @@ def ensemble_mean(
         NaN where there are no runs, or one run for the latter two. ``x_n`` where valid runs lack an ``x``.
 
         For a ratio: ``x`` is the ratio of means with ``x_standard_error``, ``x_lower``, ``x_upper``
-        (Fieller), beside it ``x_mean_of_runs`` and ``x_standard_deviation_of_runs``, the paper's convention.
+        (Fieller), all of which take the runs of one seed as one observation; beside it ``x_mean_of_runs`` and
+        ``x_standard_deviation_of_runs``, the paper's convention.
 
         Where the input has errors within runs (``x_standard_error``): ``x_standard_error_within_runs``, the
         error of the mean if these were all, and ``x_spread_over_error``, the spread between runs over them.
 
-        ``n`` valid runs; ``n_excluded`` left out by a gate; ``n_missing`` not done.
+        ``n`` valid runs, of ``n_seeds`` seeds; ``n_excluded`` left out by a gate; ``n_missing`` not done.
 
     Raises
     ------
     ValueError
-        ``dim`` is neither a dimension nor an axis of the dataset.
+        ``dim`` is neither a dimension nor an axis of the dataset; or the dataset is a selection of variables
+        without those that tell which runs count, or what a ratio is the ratio of.
     StoreError
         A result is not proportional to the ratio of the two variables that it is said to be.
     """
@@ -97,11 +99,11 @@ def _ratio(
     level = f"{100 * confidence_level:g} %"
     fieller = f"Fieller's theorem, {level}; infinite where {parts[1]} is not told from zero"
     table = {
-        "": (ratio.value, label, "standard error, from the spread between runs"),
+        "": (ratio.value, label, "standard error, from the spread between seeds"),
         ERROR: (
             ratio.standard_error,
             f"standard error of the {label}",
-            "spread between runs around the ratio",
+            "spread between seeds around the ratio",
         ),
         "_lower": (ratio.lower, f"lower {level} bound of the {label}", fieller),
         "_upper": (ratio.upper, f"upper {level} bound of the {label}", fieller),

@@ -6,6 +6,7 @@ A run counts when it is done (``state``) and passed its gates (``valid``). A fla
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ Booleans = NDArray[np.bool_]
 Arrays = dict[str, xr.DataArray]
 
 RUN = "run"
+SEED = "seed"
 CONDITION = "condition"
 REPLICA = "replica"
 ERROR = "_standard_error"
@@ -45,7 +47,15 @@ class Ensemble:
 
     @classmethod
     def of(cls, dataset: xr.Dataset, dim: str | Iterable[str]) -> "Ensemble":
-        """Take a dataset with its runs along ``dim``, one axis or several; ValueError for an unknown axis."""
+        """Take a dataset with its runs along ``dim``, one axis or several.
+
+        Raises
+        ------
+        ValueError
+            An axis is unknown, or these are variables of a campaign without those that tell which runs count.
+        """
+        if "calculation" in dataset.attrs and not {"valid", "state"} <= set(dataset.variables):
+            raise ValueError("`valid` or `state` is not here: take the mean first, and variables of it after")
         dims = (dim,) if isinstance(dim, str) else tuple(dim)
         data, dims = (dataset, dims) if set(dims) <= set(dataset.dims) else _gather(dataset, dims)
         of_runs = next((data[name].dims for name in ("valid", "state") if name in data.variables), ())
@@ -97,6 +107,21 @@ class Ensemble:
             )
         return total, (*self.kept, *payload)
 
+    @cached_property
+    def seeds(self) -> NDArray[np.int64] | None:
+        """Number of each run's seed, shape (kept..., runs); None where there is no seed, or each has one run.
+
+        Runs of one seed (heat forward and backward, say) start from the same equilibrated structure, so that
+        together they are one observation.
+        """
+        if SEED not in self.data.coords or (self.dims == (SEED,) and self.data[SEED].dims == (SEED,)):
+            return None
+        seed = self.data[SEED]
+        if not set(seed.dims) <= set(self.valid.dims) or set(seed.dims) <= set(self.kept):
+            return None
+        _, number = np.unique(seed.to_numpy(), return_inverse=True)
+        return self.runs_last(seed.copy(data=number.reshape(seed.shape)))
+
     def runs_last(self, variable: xr.DataArray) -> NDArray[Any]:
         """Values with the shape (kept..., runs)."""
         values = variable.broadcast_like(self.valid).transpose(*self.kept, *self.dims).to_numpy()
@@ -122,27 +147,44 @@ def _gather(dataset: xr.Dataset, dims: Sequence[str]) -> tuple[xr.Dataset, tuple
     flat = flat.drop_vars([str(n) for n, c in flat.coords.items() if RUN in c.dims])
     picked = flat.isel({RUN: xr.DataArray(np.maximum(rows, 0), dims=(CONDITION, REPLICA))})
     picked[_PRESENT] = (CONDITION, REPLICA), rows >= 0
-    coords = {name: (CONDITION, dataset[name].to_numpy()[rows[:, 0]], dataset[name].attrs) for name in axes}
+    first = rows[:, 0]
+    coords: dict[str, Any] = {
+        name: (CONDITION, dataset[name].to_numpy()[first], dataset[name].attrs) for name in axes
+    }
+    if SEED in dims:
+        coords[SEED] = ((CONDITION, REPLICA), dataset[SEED].to_numpy()[np.maximum(rows, 0)])
     return picked.assign_coords(coords), (REPLICA,)
 
 
 def known_ratios(data: xr.Dataset) -> dict[str, tuple[str, str]]:
-    """Numerator and denominator of each result that is a ratio of means."""
+    """Numerator and denominator of each result that is a ratio of means.
+
+    Raises
+    ------
+    ValueError
+        The result of the protocol is there, and what it is the ratio of is not.
+    """
     ratios = dict(_OTHER_RATIOS)
     if "ratio" in data.attrs:
         result, numerator, denominator = str(data.attrs["ratio"]).split(":")
         ratios[result] = (numerator, denominator)
+        if result in data.data_vars and (missing := {numerator, denominator} - set(data.data_vars)):
+            raise ValueError(
+                f"{result} is a ratio of means over runs, and {', '.join(sorted(missing))} is not here: "
+                "take the mean first, and variables of it after"
+            )
     return {name: parts for name, parts in ratios.items() if {name, *parts} <= set(data.data_vars)}
 
 
 @dataclass(frozen=True)
 class RatioRuns:
-    """Numerators, denominators, mask and weights of a ratio, shape (kept..., runs)."""
+    """Numerators, denominators, mask, weights and seeds of a ratio, shape (kept..., runs)."""
 
     numerators: Floats
     denominators: Floats
     mask: Booleans
     weights: Floats | None
+    seeds: NDArray[np.int64] | None
 
     @classmethod
     def of(cls, ensemble: Ensemble, result: str, parts: tuple[str, str]) -> "RatioRuns":
@@ -166,31 +208,45 @@ class RatioRuns:
             # windows that differ by a sample's rounding are equal
             if window[mask].size and not np.allclose(window[mask], window[mask][0], rtol=1e-3):
                 weights = window
-        return cls(a * factor, b, mask, weights)
+        return cls(a * factor, b, mask, weights, ensemble.seeds)
 
     def ratio_of_means(self, confidence_level: float, first: int | None = None) -> RatioArrays:
-        """Ratio of means over the (first) runs."""
+        """Ratio of means over the (first) runs; ``n`` and errors are of seeds, see `Ensemble.seeds`."""
         part = (..., slice(first))
-        return masked_ratio_of_means(
-            self.numerators[part],
-            self.denominators[part],
-            self.mask[part],
-            weights=None if self.weights is None else self.weights[part],
-            confidence_level=confidence_level,
-        )
+        a, b, mask = self.numerators[part], self.denominators[part], self.mask[part]
+        weights = None if self.weights is None else self.weights[part]
+        if self.seeds is not None:
+            factor = np.where(mask, 1.0 if weights is None else weights, 0.0)
+            a, b, number = (
+                _sums(self.seeds[part], np.where(mask, factor * values, 0.0))
+                for values in (a, b, np.ones(()))
+            )
+            mask, weights = number > 0, None
+        return masked_ratio_of_means(a, b, mask, weights=weights, confidence_level=confidence_level)
+
+
+def _sums(groups: NDArray[np.int64], values: Floats) -> Floats:
+    """Add the values of each group along the last axis, shape (..., groups)."""
+    rows, n_groups = values.size // values.shape[-1], int(groups.max(initial=0)) + 1
+    index = np.arange(rows)[:, None] * n_groups + groups.reshape(rows, -1)
+    sums = np.bincount(index.ravel(), weights=values.ravel(), minlength=rows * n_groups).astype(float)
+    return sums.reshape(*values.shape[:-1], n_groups)
 
 
 def run_counts(ensemble: Ensemble) -> Arrays:
-    """Count the runs of each cell: ``n``, ``n_excluded`` and ``n_missing``."""
+    """Count the runs of each cell: ``n``, ``n_seeds``, ``n_excluded`` and ``n_missing``."""
     masks = {
         "n": (ensemble.valid, "number of valid runs"),
         "n_excluded": (ensemble.done & ~ensemble.valid, "number of runs left out by a gate"),
         "n_missing": (ensemble.planned & ~ensemble.done, "number of runs that are not done"),
     }
-    return {
-        name: labelled(mask.sum(ensemble.dims).to_numpy(), ensemble.kept, "1", label)
-        for name, (mask, label) in masks.items()
-    }
+    counts = {name: (mask.sum(ensemble.dims).to_numpy(), label) for name, (mask, label) in masks.items()}
+    seeds = counts["n"][0]
+    if ensemble.seeds is not None:
+        valid = ensemble.runs_last(ensemble.valid).astype(float)
+        seeds = (_sums(ensemble.seeds, valid) > 0).sum(axis=-1)
+    counts["n_seeds"] = (seeds, "number of independent observations: seeds of the valid runs")
+    return {name: labelled(number, ensemble.kept, "1", label) for name, (number, label) in counts.items()}
 
 
 def as_dataset(ensemble: Ensemble, variables: Arrays) -> xr.Dataset:

@@ -7,19 +7,18 @@ from typing import Any
 
 from rich.console import Console
 
+from campaign.analysis import RESOLVED_RUNS
 from campaign.axes import label_text
-from campaign.cli.text import fits, folded, make_table, plural, with_error
+from campaign.cli.text import fits, folded, make_table, plural
+from campaign.numbers import with_error
 
 NOT_RESOLVED = "not resolved"
-FEWEST_RUNS = 3
-"""A spread, and what follows from it, of fewer runs says nothing."""
-
 CAPTION = (
     "ITC: ratio of the means over runs of heat flow and temperature jump times area; standard error from the "
-    "spread between runs; interval by Fieller's theorem."
+    "spread between seeds; interval by Fieller's theorem."
 )
 UNRESOLVED_CAPTION = (
-    f"Not resolved: fewer than {FEWEST_RUNS} runs, or a temperature jump that is not told from zero."
+    f"Not resolved: fewer than {RESOLVED_RUNS} seeds, or a temperature jump that is not told from zero."
 )
 
 
@@ -28,8 +27,10 @@ def condition_rows(dataset: Any, calculation: str) -> list[dict[str, Any]]:
 
     The latter only where both directions have runs.
     """
-    if "seed" not in dataset.coords or "itc" not in dataset:
+    if "itc" not in dataset:
         return []
+    if "seed" not in dataset.coords:
+        dataset = dataset.expand_dims("seed")
     if "pair" in dataset.coords and dataset["pair"].ndim == 0:  # it is the same everywhere, and no axis
         dataset = dataset.drop_vars("pair")
     single = dataset.campaign.mean("seed")
@@ -62,6 +63,7 @@ def _record(cell: Any, calculation: str) -> dict[str, Any]:
         "units": cell["itc"].attrs["units"],
         **number,
         "n": int(cell["n"]),
+        "n_seeds": int(cell["n_seeds"]),
         "n_excluded": int(cell["n_excluded"]),
         "n_missing": int(cell["n_missing"]),
     }
@@ -129,7 +131,7 @@ def _cells_of(row: Mapping[str, Any]) -> dict[str, str]:
     interval = ""
     if not row["n"]:
         value = "-"
-    elif row["n"] < FEWEST_RUNS or None in {itc, error, lower, upper}:
+    elif row["n_seeds"] < RESOLVED_RUNS or None in {itc, error, lower, upper}:
         value = NOT_RESOLVED
     else:
         value = with_error(itc, error)

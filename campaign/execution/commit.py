@@ -4,7 +4,6 @@ What is not committed does not exist. Everything is written beside its target on
 and renamed; the target is never made beforehand, because a rename onto an empty directory would succeed.
 """
 
-import ctypes
 import errno
 import hashlib
 import json
@@ -14,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import LedgerError
-from campaign.layout import Layout, fsync_directory
-
-_libc = ctypes.CDLL(None, use_errno=True)  # Python has no syncfs
+from campaign.layout import Layout, fsync_directory, sync_filesystem
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -33,17 +30,21 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     Raises
     ------
     LedgerError
-        There is none, or it is of an unknown format.
+        There is none, or it is damaged, or of an unknown format.
     """
     path = directory / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise LedgerError(f"no readable manifest: {error}", where=str(directory)) from error
+    if not isinstance(manifest, dict):
+        raise LedgerError("the manifest is damaged", where=str(path))
     if manifest.get("format") != MANIFEST_FORMAT:
         raise LedgerError(
             f"manifest of format {manifest.get('format')} is unknown to this version", where=str(path)
         )
+    if not isinstance(manifest.get("files"), dict) or "attempt" not in manifest:
+        raise LedgerError("the manifest is damaged", where=str(path))
     return manifest
 
 
@@ -140,17 +141,6 @@ def sync_names(directories: Sequence[Path]) -> None:
         fsync_directory(directories[0].parent)
     else:
         sync_filesystem(directories[0].parent)
-
-
-def sync_filesystem(path: Path) -> None:
-    """Put all that was written to a file system on disk: one wait for many small files."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if _libc.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
-    finally:
-        os.close(descriptor)
 
 
 def _make_parents(target: Path, layout: Layout) -> None:

@@ -22,9 +22,8 @@ from campaign.execution.commit import (
     is_committed,
     read_manifest,
     sha256,
-    sync_filesystem,
 )
-from campaign.layout import Layout
+from campaign.layout import Layout, sync_filesystem
 from campaign.quantities import digest
 from campaign.runs import Plan, StageTable
 

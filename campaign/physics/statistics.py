@@ -24,6 +24,7 @@ Booleans = NDArray[np.bool_]
 
 AUTOCORRELATION_TIMES_PER_BLOCK = 5.0
 MAXIMUM_BLOCKS = 20  # more add nothing to the error's own precision, longer ones are less correlated
+MOST_Z = 37.0
 WINDOW_FACTOR = 6.0  # Sokal's c: the window is this many autocorrelation times
 
 
@@ -101,11 +102,12 @@ def normal_equivalent(t: ArrayLike, degrees_of_freedom: ArrayLike) -> Floats:
     """Return the normal deviate that is as improbable as Student's ``t``.
 
     With few runs a mean divided by its own error is wide: of two runs, one in six exceeds 4 by chance. This
-    makes ``|z| < 4`` mean the same for any number of runs.
+    makes ``|z| < 4`` mean the same for any number of runs. 37 stands for all that is larger: the probability
+    is too small for a floating-point number.
     """
     value = np.asarray(t, dtype=float)
     tail = scipy.special.stdtr(np.asarray(degrees_of_freedom, dtype=float), -np.abs(value))
-    return np.asarray(-np.sign(value) * scipy.special.ndtri(tail), dtype=float)
+    return np.asarray(-np.sign(value) * np.maximum(scipy.special.ndtri(tail), -MOST_Z), dtype=float)
 
 
 def integrated_autocorrelation_time(series: ArrayLike) -> float:

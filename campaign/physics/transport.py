@@ -41,7 +41,7 @@ class InterfaceHeatFlow:
 
     @property
     def relative_difference(self) -> float:
-        """``(hot_side - cold_side) / value``; infinite where no heat flows but the forms differ."""
+        """``(hot_side - cold_side) / value``; NaN where no heat flows but the forms differ."""
         difference = self.hot_side - self.cold_side
         return 0.0 if difference == 0 else float(np.divide(difference, self.value or np.nan))
 

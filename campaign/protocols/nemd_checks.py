@@ -139,7 +139,8 @@ CHECKS: Mapping[str, CheckKind] = {
         _FLAG,
         "<=",
         "1",
-        "Largest distance of a side's free layers from a straight profile, over its standard error.",
+        "Root-mean-square distance of a side's free layers from a straight profile over its standard error; "
+        "the larger of both sides.",
         "the free layers of a side lie {value:.1f} standard errors off a straight profile",
     ),
     "interface_forms": CheckKind(

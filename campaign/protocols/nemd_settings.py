@@ -11,7 +11,15 @@ from campaign.engines.slab import MIN_VACUUM_A
 from campaign.errors import SpecError
 from campaign.potentials import check_layers, get_potential
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
-from campaign.quantities import Duration, DurationOrZero, Settings, Temperature, TemperatureOffset, Timestep
+from campaign.quantities import (
+    MAX_TEMPERATURE_K,
+    Duration,
+    DurationOrZero,
+    Settings,
+    Temperature,
+    TemperatureOffset,
+    Timestep,
+)
 from campaign.structures.layers import (
     BuildSettings,
     MultilayerSettings,
@@ -187,6 +195,10 @@ def _validate_baths(settings: NemdSettings) -> None:
             where="bath_offset_K",
             hint="it must be above 0 K",
         )
+    source_K = settings.temperature_K + settings.bath_offset_K
+    if source_K > MAX_TEMPERATURE_K:
+        where, hint = "bath_offset_K", f"it must be at most {MAX_TEMPERATURE_K:g} K"
+        raise SpecError(f"the source would be at {source_K:g} K", where=where, hint=hint)
 
 
 def _validate_times(settings: NemdSettings) -> None:

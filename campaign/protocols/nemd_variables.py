@@ -93,7 +93,7 @@ VARIABLES: Mapping[str, Variable] = {
     "interface_heat_flow_cold_side": Variable("eV/ps", "sink plus what the cold side stores"),
     "interface_heat_flow_relative_difference": Variable("1", "hot-side minus cold-side form, by their mean"),
     "temperature_jump_autocorrelation_time": Variable("ps", "integrated autocorrelation time of the jump"),
-    "temperature_jump_blocks": Variable("1", "number of blocks behind the jump's standard error"),
+    "temperature_jump_blocks": Variable("1", "number of blocks behind the jump's standard error, at least 4"),
     "interface_temperature": Variable("K", "mean temperature of the two layers at the interface"),
     "heat_flow_first_half": Variable("eV/ps", "heat_flow in the first half of the window"),
     "heat_flow_second_half": Variable("eV/ps", "heat_flow in the second half of the window"),

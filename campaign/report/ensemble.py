@@ -14,6 +14,7 @@ from campaign.analysis import (
     MEMORY_PS,
     MINIMUM_RUNS,
     PUBLISHED_ITC,
+    RESOLVED_RUNS,
     PublishedValue,
     compare_with_published,
     ensemble_checks,
@@ -25,8 +26,6 @@ from campaign.plan import CalculationPlan, Run
 from campaign.results import Campaign
 
 RUN, SEED, DIRECTION = "run", "seed", "direction"
-RESOLVED_RUNS = 3
-"""Fewer runs are shown one by one: their mean has an error that nobody knows."""
 STATES = ("done", "excluded", "running", "failed", "pending")
 
 _SCALARS = (
@@ -53,15 +52,9 @@ _SCALARS = (
     "interface_temperature_first_half",
     "interface_temperature_second_half",
 )
-_ARRAYS = (
-    "layer_temperature",
-    "elapsed_time",
-    "source_energy",
-    "sink_energy",
-    "check_value",
-    "check_limit",
-    "check_passed",
-)
+_ARRAYS = ("layer_temperature", "check_value", "check_limit", "check_passed")
+_SERIES = ("elapsed_time", "source_energy", "sink_energy")
+"""Ten times as large as the rest together: read for the runs that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +114,20 @@ class Condition:
         return int(self.mean["n"])
 
     @property
+    def n_seeds(self) -> int:
+        """Number of seeds of these runs: of independent observations."""
+        return int(self.mean["n_seeds"])
+
+    @property
     def n_flagged(self) -> int:
         """Number of runs that count and have raised a flag."""
         return int((self.used["flags"].values.astype(str) != "").sum()) if "flags" in self.used else 0
 
     @property
     def resolved(self) -> bool:
-        """Whether the conductance has an error: from three runs on, where its interval is bounded."""
+        """Whether the conductance has an error: from three seeds on, where its interval is bounded."""
         bounds = float(self.mean["itc_lower"]), float(self.mean["itc_upper"])
-        return self.n >= RESOLVED_RUNS and all(math.isfinite(bound) for bound in bounds)
+        return self.n_seeds >= RESOLVED_RUNS and all(math.isfinite(bound) for bound in bounds)
 
     @property
     def comparison(self) -> str:
@@ -140,11 +138,11 @@ class Condition:
         if build_up_ps < MEMORY_PS:
             return f"not comparable: build-up of {build_up_ps:g} ps"
         value, error = float(self.mean["itc"]), float(self.mean["itc_standard_error"])
-        if self.n < MINIMUM_RUNS:
-            return f"fewer than {MINIMUM_RUNS} runs"
+        if self.n_seeds < MINIMUM_RUNS:
+            return f"fewer than {MINIMUM_RUNS} seeds"
         if not self.resolved or not error > 0:
             return "not resolved"
-        return f"{compare_with_published(value, error, str(self.settings['potential']), n=self.n):+.1f}"
+        return f"{compare_with_published(value, error, str(self.settings['potential']), n=self.n_seeds):+.1f}"
 
     @property
     def stored_fraction(self) -> RatioEstimate | None:
@@ -172,6 +170,8 @@ class Ensemble:
         Conditions in the order of the plan.
     pooled
         Conditions joined over both directions, where the ensemble has both.
+    unread
+        Series of the runs over the cells of the calculation, not in memory; see `series`.
     """
 
     calculation: CalculationPlan
@@ -179,11 +179,22 @@ class Ensemble:
     table: xr.Dataset
     conditions: tuple[Condition, ...]
     pooled: tuple[Condition, ...]
+    unread: xr.Dataset
 
     @property
     def has_conductance(self) -> bool:
         """Whether the calculation measures an interfacial thermal conductance."""
         return {"itc", "transmitted_power", "area_temperature_jump"} <= set(self.table.data_vars)
+
+    def series(self, runs: xr.Dataset) -> xr.Dataset:
+        """Read the series of some runs of ``table``, along ``run``."""
+        dims = [str(dim) for dim in self.unread["stage_id"].dims]
+        if not dims:
+            return self.unread.expand_dims(RUN).isel({RUN: runs["cell"].values}).load()
+        places = np.unravel_index(runs["cell"].values, [self.unread.sizes[dim] for dim in dims])
+        return self.unread.isel(
+            {d: xr.DataArray(p, dims=RUN) for d, p in zip(dims, places, strict=True)}
+        ).load()
 
     @cached_property
     def states(self) -> list[str]:
@@ -203,19 +214,25 @@ def load_ensemble(campaign: Campaign, calculation: CalculationPlan) -> Ensemble:
     dataset = campaign.results[calculation.name].to_dataset()
     names = [name for name in (*_SCALARS, *_ARRAYS) if name in dataset]
     dims = dataset["state"].dims
-    dataset = dataset[names].load()
     coordinates = [name for name, coordinate in dataset.coords.items() if set(coordinate.dims) & set(dims)]
     dataset = dataset.drop_vars(coordinates)
-    table = dataset.stack({RUN: dims}, create_index=False) if dims else dataset.expand_dims(RUN)
-    table = table.transpose(RUN, ...)
+    table = dataset[names].load()
+    if not dims:
+        table = table.expand_dims(RUN)
+    elif dims != (RUN,):
+        table = table.stack({RUN: dims}, create_index=False)
+    table = table.transpose(RUN, ...).assign_coords(cell=(RUN, np.arange(table.sizes[RUN])))
     runs = list(calculation.runs)
     position = {run_id: i for i, run_id in enumerate(table["run_id"].values.tolist())}
     table = table.isel({RUN: [position[run.id] for run in runs]})
+    if all(SEED in run.labels for run in runs):
+        table = table.assign_coords({SEED: (RUN, [run.labels[SEED] for run in runs])})
     members: dict[int, list[int]] = {}
     for index, run in enumerate(runs):
         members.setdefault(run.group, []).append(index)
     conditions = tuple(_condition(calculation, runs, table, indices) for indices in members.values())
-    return Ensemble(calculation, runs, table, conditions, _pooled(calculation, runs, table))
+    unread = dataset[[name for name in ("stage_id", *_SERIES) if name in dataset]]
+    return Ensemble(calculation, runs, table, conditions, _pooled(calculation, runs, table), unread)
 
 
 def _condition(
@@ -241,16 +258,19 @@ def _condition(
 
 
 def _pooled(calculation: CalculationPlan, runs: Sequence[Run], table: xr.Dataset) -> tuple[Condition, ...]:
+    """Conditions over both directions, where each direction has runs that count."""
     members: dict[tuple[Any, ...], list[int]] = {}
-    directions: dict[tuple[Any, ...], set[Any]] = {}
-    for index, run in enumerate(runs):
+    directions: dict[tuple[Any, ...], dict[Any, bool]] = {}
+    for index, (run, valid) in enumerate(zip(runs, table["valid"].values.tolist(), strict=True)):
         key = tuple(value for name, value in run.labels.items() if name not in {SEED, DIRECTION})
         members.setdefault(key, []).append(index)
-        directions.setdefault(key, set()).add(run.labels.get(DIRECTION))
+        found = directions.setdefault(key, {})
+        direction = run.labels.get(DIRECTION)
+        found[direction] = found.get(direction, False) or valid
     return tuple(
         _condition(calculation, runs, table, sorted(indices, key=_seed_of(runs)), pooled=True)
         for key, indices in members.items()
-        if len(directions[key]) > 1
+        if len(directions[key]) > 1 and all(directions[key].values())
     )
 
 
@@ -260,16 +280,8 @@ def _seed_of(runs: Sequence[Run]) -> Callable[[int], int]:
 
 
 def _label_text(name: str, value: Label, units: str | None) -> str:
-    if units is not None:
-        return f"{label_text(value)} {units}"
-    return value if isinstance(value, str) else f"{name.replace('_', ' ')} {label_text(value)}"
-
-
-def with_error(value: float, error: float) -> str:
-    """``242.5 ± 5.6``: the error to two digits, the value to the same place."""
-    if not math.isfinite(value):
-        return "-"
-    if not math.isfinite(error) or error <= 0:
-        return f"{value:.4g}"
-    places = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{places}f} ± {error:.{places}f}"
+    if isinstance(value, str):
+        return value
+    # A temperature says what it is; 30 K could be one, and is a bath's offset.
+    own_name = "" if name == "temperature" else f"{name.replace('_', ' ')} "
+    return f"{own_name}{label_text(value)} {units or ''}".rstrip()

@@ -15,7 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from campaign import analysis
-from campaign.report.ensemble import RESOLVED_RUNS, RUN, Condition, Ensemble, with_error
+from campaign.analysis import RESOLVED_RUNS
+from campaign.numbers import with_error
+from campaign.report.ensemble import RUN, Condition, Ensemble
 
 ITC_LABEL = "ITC (MW m$^{-2}$ K$^{-1}$)"
 MAX_CONDITIONS = 40
@@ -23,6 +25,8 @@ MAX_CONDITIONS = 40
 MAX_PANELS = 12
 MANY_DOTS = 1000
 """More runs of a condition than these are drawn as one picture."""
+FAR = 20.0
+"""Runs so many median deviations from the median are beyond the axis."""
 MAX_LINES = 100
 """Of more runs of a condition than these, only some are drawn as lines."""
 
@@ -91,6 +95,9 @@ def conductance(ensemble: Ensemble) -> Picture:
         )
         out = ~valid & np.isfinite(values)
         axes.plot(values[out], position + spread[out], "x", ms=5, color=colour, **dots)
+        for beyond, edge, arrow in ((values < left, left, "<"), (values > right, right, ">")):
+            heights = position + spread[beyond]
+            axes.plot([edge] * heights.size, heights, arrow, ms=4, color=colour, clip_on=False, **dots)
         mean = float(condition.mean["itc"])
         if condition.resolved:
             bounds = [float(condition.mean[f"itc_{side}"]) for side in ("lower", "upper")]
@@ -113,7 +120,7 @@ def conductance(ensemble: Ensemble) -> Picture:
                 alpha=0.25,
                 lw=0,
             )
-    axes.set_yticks(range(len(conditions)), [f"{c.title}  (n = {int(c.mean['n'])})" for c in conditions])
+    axes.set_yticks(range(len(conditions)), [f"{c.title}  (n = {c.n})" for c in conditions])
     axes.set_ylim(len(conditions) - 0.4, -0.6)
     axes.set_xlabel(ITC_LABEL)
     axes.grid(visible=True, axis="x", lw=0.4, alpha=0.4)
@@ -124,22 +131,30 @@ def conductance(ensemble: Ensemble) -> Picture:
     )
     caption = (
         "Dots: single runs (seeds); crosses: runs left out by a gate. Diamond with thick bar: ratio of means "
-        "with its standard error between runs; thin line: 95 % interval by Fieller's theorem, with an arrow "
-        "head where it goes on beyond the axis. Open diamond: ratio of means that is not resolved (fewer "
-        f"than three runs, or an interval without bounds), so without an error.{published_text}"
+        "with its standard error between seeds; thin line: 95 % interval by Fieller's theorem. Arrow heads: "
+        "runs beyond the axis, and intervals that go on beyond it. Open diamond: ratio of means that is not "
+        "resolved (fewer than three seeds, or an interval without bounds), so without an error."
+        f"{published_text}"
     )
     return Picture("Interfacial thermal conductance", svg_of(figure), caption)
 
 
 def axis_limits(conditions: Sequence[Condition]) -> tuple[float, float]:
-    """Range of the axis: all runs, means with their errors, published values; not the intervals."""
+    """Range of the axis: runs, means with their errors, published values; not the intervals.
+
+    A run whose temperature jump happens to be near zero has a conductance of any size: it is left out.
+    """
     points: list[float] = []
     for condition in conditions:
-        points += condition.runs["itc"].values.tolist()
-        points.append(float(condition.mean["itc"]))
-        error = float(condition.mean["itc_standard_error"])
+        values = condition.runs["itc"].values
+        values = values[np.isfinite(values)]
+        distance = np.abs(values - np.median(values)) if values.size else values
+        points += (
+            values[distance <= FAR * np.median(distance)].tolist() if values.size > 2 else values.tolist()
+        )
+        mean, error = float(condition.mean["itc"]), float(condition.mean["itc_standard_error"])
         if condition.resolved:
-            points += [points[-1] - error, points[-1] + error]
+            points += [mean - error, mean + error]
         if condition.published is not None:
             mean, error = condition.published.mean, condition.published.standard_error
             points += [mean - error, mean + error]
@@ -171,7 +186,7 @@ def convergence(ensemble: Ensemble) -> Picture | None:
     _outer_label(panels, ITC_LABEL)
     caption = (
         "Ratio of means over the first n valid runs, in the order of the plan; band: standard error between "
-        "runs (from three runs on). Horizontal line: published mean, where there is one."
+        "seeds (from three on). Horizontal line: published mean, where there is one."
     )
     return Picture("Convergence with the number of runs", svg_of(figure), caption)
 
@@ -202,7 +217,8 @@ def _profile(axes: Any, condition: Condition) -> None:
     layers = layers[layers >= first]
     colour = _colour(condition)
     axes.plot(layers, temperatures[_some(len(temperatures)), layers].T, "-", lw=0.6, color=colour, alpha=0.35)
-    mean, n = np.nanmean(temperatures, axis=0), temperatures.shape[0]
+    mean, n = np.full(temperatures.shape[1], np.nan), temperatures.shape[0]
+    mean[layers] = np.nanmean(temperatures[:, layers], axis=0)
     error = np.nanstd(temperatures[:, layers], axis=0, ddof=1) / math.sqrt(n) if n > 1 else None
     axes.errorbar(layers, mean[layers], yerr=error, fmt="o", ms=4, lw=1.2, color=colour, capsize=2)
     _thermostats(axes, condition, first, int(layers[-1]))
@@ -236,17 +252,24 @@ def _thermostats(axes: Any, condition: Condition, first: int, last: int) -> None
 
 def energies(ensemble: Ensemble) -> Picture | None:
     """Cumulative thermostat energies and what they leave in the system."""
-    conditions = _with_data(ensemble, "source_energy")
+    shown = [condition for condition in ensemble.conditions if condition.n][:MAX_PANELS]
+    if not shown or "source_energy" not in ensemble.unread:
+        return None
+    drawn = [
+        (condition, ensemble.series(condition.used.isel({RUN: _some(condition.n)}))) for condition in shown
+    ]
+    conditions = [
+        (condition, series) for condition, series in drawn if series["source_energy"].notnull().any()
+    ]
     if not conditions:
         return None
     columns = _columns(len(conditions))
     rows = math.ceil(len(conditions) / columns)
     figure = Figure(figsize=(WIDTH, 3.6 * rows), layout="constrained")
     grid = figure.subplots(2 * rows, columns, squeeze=False, sharex="col", height_ratios=[2, 1] * rows)
-    for index, condition in enumerate(conditions):
+    for index, (condition, used) in enumerate(conditions):
         top = grid[2 * (index // columns), index % columns]
         bottom = grid[2 * (index // columns) + 1, index % columns]
-        used = condition.used.isel({RUN: _some(condition.used.sizes[RUN])})
         time = used["elapsed_time"].transpose("sample", RUN).values
         source = used["source_energy"].transpose("sample", RUN).values
         sink = used["sink_energy"].transpose("sample", RUN).values

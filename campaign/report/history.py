@@ -82,7 +82,9 @@ def read_history(layout: Layout, plan: Plan) -> History | None:
     try:
         with Ledger.open(layout, read_only=True) as ledger:
             drivers = ledger.drivers()
-            bars, failures, number = _read(ledger, plan)
+            bars, failures, number = _read(
+                ledger, plan, max((one.heartbeat for one in drivers), default=None)
+            )
     except LedgerError:
         return None
     if not bars.lanes:
@@ -93,20 +95,23 @@ def read_history(layout: Layout, plan: Plan) -> History | None:
     return History(picture, failures, number)
 
 
-def _read(ledger: Ledger, plan: Plan) -> tuple[_Bars, list[Failure], int]:
-    """Go through all attempts once; of those that went well only numbers are kept."""
+def _read(ledger: Ledger, plan: Plan, heard: str | None) -> tuple[_Bars, list[Failure], int]:
+    """Go through all attempts once; of those that went well only numbers are kept.
+
+    What has not ended goes on until a driver was heard last.
+    """
     runs_of = Counter(run.result_stage for run in plan.runs)
     bars = _Bars([], array("d"), array("d"), [], [])
     lanes: dict[tuple[str, str], int] = {}
     busy_until: dict[str, list[float]] = {}
     failures: list[Failure] = []
-    number, now = 0, datetime.now(UTC).timestamp()
+    number = 0
     for kind, attempt in ledger.history():
         place = f"job {attempt.job}" if attempt.job else attempt.host or "never begun"
-        end = now if attempt.finished is None else _seconds(attempt.finished)
+        end = _seconds(attempt.finished or heard or attempt.submitted)
         begin = min(end, _seconds(attempt.started or attempt.submitted))
         outcome = _outcome(attempt.state, attempt.failure_class)
-        if (place, attempt.slot) not in lanes:
+        if not attempt.slot or (place, attempt.slot) not in lanes:  # a rebuilt ledger knows no slots
             lanes[place, attempt.slot] = _free_lane(busy_until.setdefault(place, []), begin)
         lane = lanes[place, attempt.slot]
         busy_until[place][lane] = max(busy_until[place][lane], end)

@@ -45,8 +45,8 @@ class Section:
     @property
     def pictures_left_out(self) -> bool:
         """Whether there are more conditions than are drawn."""
-        drawn = len(self.ensemble.conditions)
-        return drawn > MAX_PANELS or drawn + len(self.ensemble.pooled) > MAX_CONDITIONS
+        shown = len(self.ensemble.conditions) + len(self.ensemble.pooled)
+        return shown > min(MAX_PANELS, MAX_CONDITIONS)
 
 
 def write_report(campaign_root: Path) -> Path:

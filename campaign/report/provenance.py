@@ -38,7 +38,7 @@ class Provenance:
     versions, hosts, processors
         Every value that occurs in the manifests that were read.
     files
-        Potential files with their SHA-256.
+        SHA-256 of each file of a potential, by the names of both.
     stages
         Committed stages in the order of the plan, at most `MAX_STAGES`.
     committed
@@ -52,7 +52,7 @@ class Provenance:
     versions: dict[str, str]
     hosts: list[str]
     processors: list[str]
-    files: dict[str, str]
+    files: dict[tuple[str, str], str]
     stages: list[StageFacts]
     committed: int
     wall_s: float
@@ -85,7 +85,11 @@ def collect(layout: Layout, plan: Plan) -> Provenance:
         versions={name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
         hosts=sorted(hosts),
         processors=sorted(processors),
-        files={name: sha for common in plan.stages.classes for name, sha in sorted(common.files.items())},
+        files={
+            (common.potential or "", name): sha
+            for common in plan.stages.classes
+            for name, sha in sorted(common.files.items())
+        },
         stages=stages,
         committed=committed,
         wall_s=wall_s,

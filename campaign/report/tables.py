@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from campaign.analysis import MINIMUM_RUNS
+from campaign.analysis import MINIMUM_RUNS, RESOLVED_RUNS
 from campaign.errors import SpecError
+from campaign.numbers import with_error
 from campaign.protocols.base import Check, Severity, get_protocol
-from campaign.report.ensemble import RESOLVED_RUNS, RUN, Condition, Ensemble, with_error
+from campaign.report.ensemble import RUN, Condition, Ensemble
 
 Floats = NDArray[np.float64]
 
@@ -143,7 +144,7 @@ def structure_note(ensemble: Ensemble) -> str:
         ours += f" in {' or '.join(layers)} layers"
     areas = np.concatenate([c.used["area"].values for c in compared if "area" in c.used] or [np.array([])])
     if np.isfinite(areas).any():
-        ours += f" of {_range(areas, '.2g')} nm²"
+        ours += f" of {_range(areas)} nm²"
     return f"The published cell is another one: {theirs}. Cells here: {ours}, {start}."
 
 
@@ -169,7 +170,7 @@ def stacking_note(ensemble: Ensemble) -> str:
         potentials = {str(condition.settings.get("potential")) for condition in ensemble.conditions}
         note += f" {slid} of {done.sum()} runs have left the stacking of their label: "
         if potentials == {"tersoff-lj"}:
-            note += "with Lennard-Jones small layers slide at 300 K, so "
+            note += "with Lennard-Jones layers slide, so "
         note += "the label holds only for the start."
     return note
 

@@ -184,16 +184,33 @@ def identity_columns(rows: Sequence[Row]) -> dict[str, xr.Variable]:
     }
 
 
-def label_column(name: str, rows: Sequence[Row]) -> xr.Variable:
-    """One label of each row along ``run``; NaN or an empty text where a run has no such label."""
-    values = [row.labels.get(name) for row in rows]
-    if all(
-        value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values
-    ):
-        numbers = [math.nan if value is None else float(value) for value in values]
-        return xr.Variable((RUN,), np.array(numbers))
-    texts = ["" if value is None else str(value) for value in values]
-    return xr.Variable((RUN,), np.array(texts, dtype=TEXT))
+def label_columns(label: str, rows: Sequence[Row], name: str, kind: str | None) -> dict[str, xr.Variable]:
+    """Columns along ``run`` of a label: NaN or an empty text where a run has no such label.
+
+    Texts that come after numbers get a column of their own, ``<name>_text``: arrays of the store only grow.
+
+    Parameters
+    ----------
+    name
+        Name of its column.
+    kind
+        Kind of values that are committed there: ``"f"``, ``"T"``, or None where nothing is.
+    """
+    values = [row.labels.get(label) for row in rows]
+    is_text = [value is not None and (isinstance(value, bool | str)) for value in values]
+    columns = {}
+    if kind == "f" or (kind is None and not any(is_text)):
+        plain = [
+            math.nan if value is None or text else float(value)
+            for value, text in zip(values, is_text, strict=True)
+        ]
+        columns[name] = xr.Variable((RUN,), np.array(plain))
+        values = [value if text else None for value, text in zip(values, is_text, strict=True)]
+        name = f"{name}_text"
+    if any(is_text) or not columns:
+        texts = ["" if value is None else str(value) for value in values]
+        columns[name] = xr.Variable((RUN,), np.array(texts, dtype=TEXT))
+    return columns
 
 
 def label_name(name: str, taken: Container[str]) -> str:

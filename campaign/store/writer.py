@@ -14,8 +14,8 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
-from campaign.errors import CampaignError, StoreError
-from campaign.layout import write_atomic
+from campaign.errors import CampaignError, ResourceError, StoreError
+from campaign.layout import sync_filesystem, write_atomic
 from campaign.store.reader import REBUILD, STORE_FORMAT, check_format, read_tables
 from campaign.store.rows import (
     IDENTITY,
@@ -25,7 +25,7 @@ from campaign.store.rows import (
     axis_names,
     fill_value,
     identity_columns,
-    label_column,
+    label_columns,
     label_name,
     merge_axis,
     pad,
@@ -134,6 +134,10 @@ class Store:
             _write_index(self._path)
         except CampaignError:
             raise
+        except OSError as error:
+            message = f"cannot write results of {calculation!r}: {error.strerror or error}"
+            hint = "make room for them; then the same command goes on, and nothing is computed twice"
+            raise ResourceError(message, where=str(self._path), hint=hint) from error
         except Exception as error:
             message = f"cannot write results of {calculation!r}: {error}"
             raise StoreError(message, where=str(self._path), hint=REBUILD) from error
@@ -181,9 +185,11 @@ class _GroupWriter:
             message = f"{clash[0]!r} is a label, and now a variable too"
             raise StoreError(message, where=str(self.path), hint=REBUILD)
         taken = {*columns, *axes, *self._sizes(columns.values())}
-        labels = {}
+        labels: dict[str, xr.Variable] = {}
         for label in sorted({label for row, _ in rows for label in row.labels}):
-            labels[label_name(label, taken)] = label_column(label, [row for row, _ in rows])
+            name = label_name(label, taken)
+            kind = self._open(name).dtype.kind if name in self.committed else None
+            labels |= label_columns(label, [row for row, _ in rows], name, kind)
         columns.update(labels)
         sizes = self._sizes(columns.values()) | {name: axis.size for name, axis in axes.items()}
         for name, axis in axes.items():
@@ -263,6 +269,7 @@ class _GroupWriter:
         array[:] = axis.values
 
     def _commit(self, rows: int, coordinates: Sequence[str]) -> None:
+        sync_filesystem(self.path)  # rows that are counted outlive a power failure
         known = self.attributes.get("coordinates", "").split()
         attributes = {
             **self.attributes,
