@@ -1,8 +1,8 @@
 """Axes of an ensemble: from the lists in a spec to labelled dimensions and cells.
 
 ``axes`` span a product, each group of ``zip`` is one dimension with several coordinates, ``exclude`` removes
-cells of that grid, and ``include`` adds cells, also with values that no axis lists. ``seed`` is an axis like
-any other; its values label replicas and never enter settings.
+cells of that grid, and ``include`` adds cells, also with values that no axis lists. ``seed`` is an axis of
+its own, because means are taken over it; its values label replicas and never enter settings.
 
 An axis is the dotted path of a field with a list of scalars, or a name of the user's own with labelled values
 that set one or several fields::
@@ -12,9 +12,9 @@ that set one or several fields::
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -22,10 +22,30 @@ from campaign.document import Path_, Problems, did_you_mean
 
 Label = str | int | float
 
+Places = tuple[tuple[int, int], ...]
+"""Some keys: the index of the axis of each, and of the key in it."""
+
+Tags = tuple[Hashable, ...]
+"""Labels as they are looked up."""
+
 SEED = "seed"
 
 MAX_RUNS = 1_000_000
 """More runs than these are refused whatever the spec's limit: nothing is ever made for each of 10^9 runs."""
+
+MAX_SEED = 2**53
+"""Results keep labels as floats, which hold all whole numbers up to here."""
+
+RESERVED = frozenset({"run", "run_id", "stage_id", "manifest_sha256", "state", "reason", "valid"}) | {
+    "condition",
+    "replica",
+    "number_of_runs",
+    "n",
+    "n_seeds",
+    "n_excluded",
+    "n_missing",
+}
+"""Names that results and means of an ensemble have beside their axes."""
 
 UNITS = {
     "K": "K",
@@ -43,6 +63,7 @@ UNITS = {
 """Unit suffixes of field names, and the units of their coordinates."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_WRITE_SEEDS = "write {count: 4} or a list [1, 2, 5]"
 
 
 @dataclass(frozen=True)
@@ -66,19 +87,21 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension; ``keys`` are its coordinates as the spec writes them: fields, ``seed`` or own names."""
+    """One dimension of an ensemble.
+
+    Attributes
+    ----------
+    keys
+        Its coordinates as the spec writes them: fields, ``seed`` or own names.
+    points
+        Its values.
+    named
+        Whether its values carry labels of the user's own and say themselves which fields they set.
+    """
 
     keys: tuple[str, ...]
     points: tuple[Point, ...]
-
-    @property
-    def named(self) -> bool:
-        """Whether its values carry labels of the user's own and say themselves which fields they set."""
-        return (
-            self.keys != (SEED,)
-            and len(self.keys) == 1
-            and any(self.keys[0] not in p.values for p in self.points)
-        )
+    named: bool = False
 
     @property
     def fields(self) -> dict[str, str]:
@@ -111,7 +134,7 @@ def parse_axes(spec: AxesSpec, problems: Problems) -> tuple[Axis, ...]:
     """Parse axes, in the order of the spec and those of ``zip`` last; what is wrong goes to ``problems``."""
     axes = []
     for key, raw in spec.axes.items():
-        axes.append(Axis((key,), tuple(_points(key, raw, (*spec.where, "axes", key), problems))))
+        axes.append(_axis(key, raw, (*spec.where, "axes", key), problems))
     for number, group in enumerate(spec.zip):
         axis = _zipped(group, (*spec.where, "zip", number), problems)
         if axis is not None:
@@ -129,22 +152,24 @@ def grid_size(axes: Sequence[Axis]) -> int:
 
 def expand(axes: Sequence[Axis], spec: AxesSpec, problems: Problems) -> Expansion:
     """Cells of the grid in order, last axis fastest, without the excluded ones; then those of ``include``."""
-    excluded = _excluded(axes, spec, problems)
-    cells = [
-        cell
-        for cell in product(*(range(len(axis.points)) for axis in axes))
-        if not any(all(cell[i] in chosen for i, chosen in rule.items()) for rule in excluded)
-    ]
-    points = [list(axis.points) for axis in axes]
+    cells = list(product(*(range(len(axis.points)) for axis in axes)))
+    for places, excluded in _excluded(axes, spec, problems).items():
+        tags = [[_tag(point.labels[j]) for point in axes[i].points] for i, j in places]
+        cells = [
+            cell
+            for cell in cells
+            if tuple([tag[cell[i]] for tag, (i, _) in zip(tags, places, strict=True)]) not in excluded
+        ]
+    known = [{_tags(point.labels): (n, point) for n, point in enumerate(axis.points)} for axis in axes]
     seen = set(cells)
     for number, raw in enumerate(spec.include):
-        cell = _included(axes, points, raw, (*spec.where, "include", number), problems)
+        cell = _included(axes, known, raw, (*spec.where, "include", number), problems)
         if cell is not None and cell not in seen:
             seen.add(cell)
             cells.append(cell)
     if not cells and not len(problems):
         problems.add((*spec.where, "exclude"), "every run is excluded, so there is nothing to run", key=True)
-    return _trimmed(axes, points, cells)
+    return _trimmed(axes, [[point for _, point in one.values()] for one in known], cells)
 
 
 def coordinate_names(keys: Iterable[str]) -> dict[str, str]:
@@ -176,11 +201,21 @@ def _without_unit(name: str) -> str:
     return stem if stem and suffix in UNITS else name
 
 
+def _axis(key: str, raw: Any, path: Path_, problems: Problems) -> Axis:
+    if key != SEED and isinstance(raw, list) and any(isinstance(value, dict) for value in raw):
+        return Axis((key,), tuple(_labelled(key, raw, path, problems)), named=True)
+    return Axis((key,), tuple(_points(key, raw, path, problems)))
+
+
 def _zipped(group: Mapping[str, Any], path: Path_, problems: Problems) -> Axis | None:
     if not group:
         problems.add(path, "a zip group without axes")
         return None
-    columns = [_points(key, raw, (*path, key), problems, labelled=False) for key, raw in group.items()]
+    if SEED in group:
+        message = "seed cannot vary together with others: means are taken over seeds"
+        problems.add((*path, SEED), message, hint="make it an axis of its own, in axes", key=True)
+        return None
+    columns = [_points(key, raw, (*path, key), problems) for key, raw in group.items()]
     lengths = {key: len(points) for key, points in zip(group, columns, strict=True)}
     if len(set(lengths.values())) > 1 and all(lengths.values()):
         described = ", ".join(f"{key} has {length}" for key, length in lengths.items())
@@ -198,18 +233,17 @@ def _joined(parts: Sequence[Point]) -> Point:
     return Point(tuple(label for part in parts for label in part.labels), values, where)
 
 
-def _points(key: str, raw: Any, path: Path_, problems: Problems, *, labelled: bool = True) -> list[Point]:
+def _points(key: str, raw: Any, path: Path_, problems: Problems) -> list[Point]:
     if key == SEED and isinstance(raw, dict):
         return _seed_range(raw, path, problems)
     if not isinstance(raw, list):
-        problems.add(path, f"{key} should be a list of values, not {raw!r}", hint=f"write [{raw}]")
+        hint = _WRITE_SEEDS if key == SEED else f"write [{raw}]"
+        problems.add(path, f"{key} should be a list of values, not {raw!r}", hint=hint)
         return []
     if not raw:
         problems.add(
             path, f"{key} has no values, so there is nothing to run", hint="give one or leave the axis out"
         )
-    if labelled and key != SEED and any(isinstance(value, dict) for value in raw):
-        return _labelled(key, raw, path, problems)
     points = []
     for index, value in enumerate(raw):
         at = (*path, index)
@@ -224,8 +258,8 @@ def _plain_point(key: str, value: Label, at: Path_) -> Point:
 
 def _is_label(key: str, value: Any, at: Path_, problems: Problems) -> bool:
     if key == SEED:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            problems.add(at, f"seed should be a whole number from 0, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEED:
+            problems.add(at, f"seed should be a whole number from 0 to {MAX_SEED}, not {value!r}")
             return False
         return True
     if isinstance(value, list | dict) or value is None:
@@ -245,7 +279,7 @@ def _seed_range(raw: Mapping[str, Any], path: Path_, problems: Problems) -> list
             hint = did_you_mean(name, ["count", "base"])
             problems.add((*path, name), f"unknown key {name!r} in seed", hint=hint, key=True)
     if "count" not in raw:
-        problems.add(path, "count is missing in seed", hint="write {count: 4} or a list [1, 2, 5]")
+        problems.add(path, "count is missing in seed", hint=_WRITE_SEEDS)
     for name, least in (("count", 1), ("base", 0)):
         value = raw.get(name, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -254,6 +288,8 @@ def _seed_range(raw: Mapping[str, Any], path: Path_, problems: Problems) -> list
         elif name == "count" and value > MAX_RUNS:
             message = f"{value:,} seeds are more than the {MAX_RUNS:,} runs that a campaign may have"
             problems.add((*path, name), message)
+        elif value > MAX_SEED - MAX_RUNS:
+            problems.add((*path, name), f"base of seed should be at most {MAX_SEED - MAX_RUNS}, not {value}")
     if len(problems) > before:
         return []
     base = raw.get("base", 1)
@@ -294,7 +330,7 @@ def _labelled(key: str, raw: Sequence[Any], path: Path_, problems: Problems) -> 
 
 
 def _check_keys(axes: Sequence[Axis], spec: AxesSpec, problems: Problems) -> None:
-    """No coordinate twice, and no field (or part of it) set by two axes."""
+    """No coordinate twice or with a name of the results', and no field (or part of it) set by two axes."""
     taken: dict[str, str] = {}
     counted: list[tuple[str, Path_]] = [(key, ("axes", key)) for key in spec.axes]
     counted += [(key, ("zip", number, key)) for number, group in enumerate(spec.zip) for key in group]
@@ -307,6 +343,9 @@ def _check_keys(axes: Sequence[Axis], spec: AxesSpec, problems: Problems) -> Non
     for key, place in places.items():
         if list(names.values()).count(names[key]) > 1:
             problems.add(place, f"another axis has the name {names[key]} too", key=True)
+        if names[key] in RESERVED:
+            message = f"{names[key]} is something else in results"
+            problems.add(place, message, hint="give the axis another name", key=True)
     for axis in axes:
         for path, key in axis.fields.items():
             for other, owner in taken.items():
@@ -343,29 +382,32 @@ def _place(axis: Axis, spec: AxesSpec, index: int) -> Path_:
     return (*spec.where, "zip", number, key, index)
 
 
-def _same(left: object, right: object) -> bool:
-    return left == right and isinstance(left, bool) == isinstance(right, bool)
+def _tag(value: Any) -> Hashable:
+    """Give what is equal for equal labels: 300 and 300.0, but not 1 and true; no label equals a list."""
+    return (type(value), str(value)) if isinstance(value, bool | list | dict) else value
 
 
-def _excluded(axes: Sequence[Axis], spec: AxesSpec, problems: Problems) -> list[dict[int, set[int]]]:
+def _tags(labels: Iterable[Any]) -> tuple[Hashable, ...]:
+    return tuple(map(_tag, labels))
+
+
+def _excluded(axes: Sequence[Axis], spec: AxesSpec, problems: Problems) -> Mapping[Places, set[Tags]]:
+    """Labels that are excluded, by their keys: thousands of rules usually name the same few axes."""
     keys = {key: (i, j) for i, axis in enumerate(axes) for j, key in enumerate(axis.keys)}
-    rules = []
+    known = {key: {_tag(point.labels[j]) for point in axes[i].points} for key, (i, j) in keys.items()}
+    rules: defaultdict[Places, set[Tags]] = defaultdict(set)
     for number, raw in enumerate(spec.exclude):
         path = (*spec.where, "exclude", number)
         if not raw:
             problems.add(path, "an empty exclude would remove every run")
             continue
-        rule: dict[int, set[int]] = {}
-        for key, value in raw.items():
-            if not _known_axis(key, keys, (*path, key), problems):
-                continue
-            i, j = keys[key]
-            found = {n for n, point in enumerate(axes[i].points) if _same(point.labels[j], value)}
-            if not found:
-                hint = did_you_mean(str(value), [str(point.labels[j]) for point in axes[i].points])
-                problems.add((*path, key), f"{value!r} is no value of the axis {key}", hint=hint)
-            rule[i] = rule.get(i, found) & found
-        rules.append(rule)
+        named = sorted(key for key in raw if _known_axis(key, keys, (*path, key), problems))
+        for key in named:
+            if _tag(raw[key]) not in known[key]:
+                i, j = keys[key]
+                hint = did_you_mean(str(raw[key]), [str(point.labels[j]) for point in axes[i].points])
+                problems.add((*path, key), f"{raw[key]!r} is no value of the axis {key}", hint=hint)
+        rules[tuple(keys[key] for key in named)].add(_tags(raw[key] for key in named))
     return rules
 
 
@@ -377,9 +419,13 @@ def _known_axis(key: str, keys: Iterable[str], path: Path_, problems: Problems) 
 
 
 def _included(
-    axes: Sequence[Axis], points: list[list[Point]], raw: Mapping[str, Any], path: Path_, problems: Problems
+    axes: Sequence[Axis],
+    known: Sequence[dict[Tags, tuple[int, Point]]],
+    raw: Mapping[str, Any],
+    path: Path_,
+    problems: Problems,
 ) -> tuple[int, ...] | None:
-    """Cell of one ``include``; values that are new are added to ``points``."""
+    """Cell of one ``include``; values that are new are added to ``known``, by axis and with their indices."""
     before = len(problems)
     every = [key for axis in axes for key in axis.keys]
     for key in raw:
@@ -390,16 +436,14 @@ def _included(
     if len(problems) > before:
         return None
     cell = []
-    for axis, known in zip(axes, points, strict=True):
-        labels = [raw[key] for key in axis.keys]
-        index = next((n for n, point in enumerate(known) if list(point.labels) == labels), None)
-        if index is None:
+    for axis, values in zip(axes, known, strict=True):
+        labels = _tags(raw[key] for key in axis.keys)
+        if labels not in values:
             point = _new_point(axis, raw, path, problems)
             if point is None:
                 return None
-            index = len(known)
-            known.append(point)
-        cell.append(index)
+            values[labels] = len(values), point
+        cell.append(values[labels][0])
     return tuple(cell)
 
 
@@ -423,7 +467,7 @@ def _trimmed(axes: Sequence[Axis], points: list[list[Point]], cells: list[tuple[
         maps = [{old: new for new, old in enumerate(kept)} for kept in used]
         renumbered = [tuple(m[i] for m, i in zip(maps, cell, strict=True)) for cell in cells]
     kept_axes = [
-        Axis(axis.keys, tuple(known[i] for i in kept))
+        replace(axis, points=tuple(known[i] for i in kept))
         for axis, known, kept in zip(axes, points, used, strict=True)
     ]
     return Expansion(tuple(kept_axes), tuple(renumbered))

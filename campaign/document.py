@@ -140,11 +140,14 @@ def _parsed(source: Path, text: str) -> Any:
 
 def _scalar(node: Any) -> Any:
     """Plain Python in place of ruamel's types, which remember how a number was written."""
+    from ruamel.yaml.scalarbool import ScalarBoolean  # imported late, as above
+
     if node is None or isinstance(node, bool):
         return node
-    for kind in (int, float):
+    # A boolean with an anchor is an int of ruamel's.
+    for kind, plain in ((ScalarBoolean, bool), (int, int), (float, float)):
         if isinstance(node, kind):
-            return kind(node)
+            return plain(node)
     # Dates and unknown tags have no place in a spec; as text they are refused where a number is wanted.
     return str(getattr(node, "value", node))
 

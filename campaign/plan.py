@@ -238,9 +238,7 @@ class _Planner:
             values |= point.values
             places |= point.where
             labels += [
-                f"{name}={label_text(label)}"
-                for name, label in zip(axis.keys, point.labels, strict=True)
-                if name != SEED
+                f"{name}={label_text(label)}" for name, label in zip(axis.keys, point.labels, strict=True)
             ]
         faults.start(labels)
         data = with_definitions(_merged(self._calculation.settings, values), self._materials)
@@ -356,12 +354,8 @@ class _SeedSplit:
 
     def __init__(self, grid: Expansion) -> None:
         self.kept = [i for i, axis in enumerate(grid.axes) if axis.keys != (SEED,)]
-        self._axis: int | None = None
-        self._labels: list[int] = []
-        for i, axis in enumerate(grid.axes):
-            if SEED in axis.keys:
-                self._axis = i
-                self._labels = [int(point.labels[axis.keys.index(SEED)]) for point in axis.points]
+        self._axis = next((i for i, axis in enumerate(grid.axes) if axis.keys == (SEED,)), None)
+        self._labels = [] if self._axis is None else [int(p.labels[0]) for p in grid.axes[self._axis].points]
 
     def of(self, cell: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
         """Condition and seed label of a cell."""

@@ -20,7 +20,7 @@ from campaign.engines import base as engines
 from campaign.errors import SpecError
 from campaign.protocols.base import StageKind
 from campaign.quantities import Count, Positive, Settings
-from campaign.spec import Name, validation_problems
+from campaign.spec import Name, Variable, Word, validation_problems
 
 DEFAULT = "default"
 """Key of `Site.stages` for the kinds of stages that it does not name."""
@@ -38,7 +38,6 @@ MEMORY_STEP = 2.0
 """After each end for want of memory a stage asks for so many times as much."""
 
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+):(\d{2}):(\d{2})")
-_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 def seconds_of(walltime: str) -> int:
@@ -74,7 +73,6 @@ def _one_line(text: str) -> str:
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
-Word = Annotated[str, Field(pattern=r"^[^\s]+$")]
 
 
 class Place(Settings):
@@ -180,7 +178,7 @@ class Site(Settings):
     setup: list[str] = Field(
         default=[], description="Lines of shell that each job runs first: module load, source activate."
     )
-    environment: dict[Annotated[str, Field(pattern=_VARIABLE)], str] = Field(
+    environment: dict[Variable, str] = Field(
         default={}, description="Variables for SLURM's commands and for the jobs."
     )
     engines: dict[str, Line] = Field(default={}, description="Program of an engine on the nodes, by name.")

@@ -22,7 +22,18 @@ from campaign.protocols import base as protocols
 from campaign.quantities import Count, Settings
 from campaign.structures.materials import MATERIALS, Material
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+_NAME, _WORD, _VARIABLE = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", r"^[^\s]+$", r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+Name = Annotated[str, Field(pattern=_NAME, max_length=64)]
+Word = Annotated[str, Field(pattern=_WORD)]
+Variable = Annotated[str, Field(pattern=_VARIABLE)]
+
+_PATTERNS = {
+    _NAME: "letters, digits, - and _, and start with a letter or digit",
+    _WORD: "one word without blanks",
+    _VARIABLE: "letters, digits and _, and not start with a digit",
+}
+"""What texts of these patterns are."""
 
 TEMPLATE = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
 """What ``campaign init`` writes."""
@@ -188,10 +199,8 @@ def validation_problems(
             if (path[:-1], did_you_mean(str(path[-1]), [str(path[-1])])) in misspelt:
                 continue
             yield ValidationProblem(path[:-1], f"{name} is missing", key=True)
-        elif found["type"] == "string_pattern_mismatch":
-            message = (
-                f"{found['input']!r} should be letters, digits, - and _, and start with a letter or digit"
-            )
+        elif (words := _PATTERNS.get(found.get("ctx", {}).get("pattern", ""))) is not None:
+            message = f"{name} should be {words}, not {found['input']!r}"
             yield ValidationProblem(path, message, key=found["loc"][-1] == "[key]")
         else:
             several = found["type"] in {"value_error", "assertion_error"}

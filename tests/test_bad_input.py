@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from campaign.cli import doctor
+from campaign.cli.doctor import Finding
+from campaign.errors import ResourceError
 from campaign.layout import Layout
 from campaign.ledger import Ledger
 from campaign.plan_file import load_plan
@@ -69,6 +72,13 @@ def test_a_bomb_of_aliases_is_refused_before_it_is_read(tmp_path: Path) -> None:
 def test_deep_nesting_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     assert "nested too deeply" in complaint("check", "spec.yaml", cwd=tmp_path)
+
+
+def test_line_100_is_no_emoji(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("#\n" * 99 + "campaign: [x]\n" + SMALL.partition("\n")[2])
+    assert complaint("check", "spec.yaml", cwd=tmp_path).startswith(
+        "spec.yaml:100:11: campaign should be text"
+    )
 
 
 SLIPS = {
@@ -235,6 +245,14 @@ def test_damaged_files_are_named(what: str, garbage: str, layout: Layout) -> Non
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_damaged_plan_is_no_obstacle_to_the_next_one(garbage: str, layout: Layout) -> None:
+    layout.plan.write_bytes(GARBAGE[garbage])
+    done = campaign("plan", str(layout.spec), "--dir", str(layout.root), "--json", cwd=layout.root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["runs"]["new"] == 8
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
 def test_a_damaged_identity_is_told_before_anything_is_written(garbage: str, tmp_path: Path) -> None:
     spec = write_spec(tmp_path)
     place = tmp_path / "place"
@@ -279,6 +297,41 @@ def test_doctor_misses_stages_that_the_ledger_calls_done(
 
 def test_doctor_refuses_a_directory_without_a_campaign(tmp_path: Path) -> None:
     assert "no campaign here" in complaint("doctor", "nowhere", cwd=tmp_path)
+
+
+def test_doctor_verifies_one_campaign_or_asks_which(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "campaigns" / name).mkdir(parents=True)
+        (tmp_path / "campaigns" / name / "campaign.json").touch()
+    told = complaint("doctor", "--verify", cwd=tmp_path)
+    assert "not clear which campaign" in told
+    assert "campaigns/one, campaigns/two" in told
+
+
+def test_a_wait_for_no_site_is_refused(tmp_path: Path) -> None:
+    assert "--wait is for the nodes of a --site" in complaint("doctor", "--wait", "600", cwd=tmp_path)
+
+
+def test_doctor_tells_of_a_place_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("campaign.cli.doctor.os.access", lambda *_: False)
+    with pytest.raises(ResourceError, match="cannot be written; choose another place"):
+        doctor._rename(tmp_path)
+
+
+def test_doctor_tells_what_runs_nep_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nep(named: str) -> Finding:
+        monkeypatch.setenv("CAMPAIGN_NEP", named)
+        monkeypatch.setattr("campaign.potentials.nep.LIBRARIES", {"here": "json", "absent": "nowhere"})
+        monkeypatch.setattr("campaign.potentials.nep.metadata.version", lambda _: "1.0")
+        monkeypatch.setattr(doctor, "_engines", lambda _: iter(()))
+        monkeypatch.setattr(doctor, "_potentials", lambda: iter(()))
+        return next(one for one in doctor._findings(None, verify=False) if "NEP" in one.what)
+
+    assert (nep("here").ok, nep("here").detail) == (True, "here 1.0")
+    assert nep("absent").ok is None
+    assert "'campaign[nep-fast]' (nep-adapters, a wheel, GPL) or 'campaign[nep]'" in nep("absent").detail
 
 
 # Selectors

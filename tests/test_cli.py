@@ -15,6 +15,7 @@ from unittest.mock import patch
 import pytest
 
 from campaign.cli import main
+from campaign.execution.driver import DriverResult
 from tests.synthetic import make_campaign, plan_spec
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -187,6 +188,30 @@ def test_plan_and_dry_run_write_nothing(tmp_path: Path) -> None:
     assert report["stages"]["total"] == 1 + 2 + 4 + 4
     assert campaign("run", spec.name, "--dry-run", cwd=tmp_path).returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == [spec.name]
+
+
+def test_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_spec(tmp_path).rename(tmp_path / "my spec.yaml")
+
+    def stopped(*_: object, **options: object) -> DriverResult:
+        assert (options["workers"], options["threads"]) == (1, 1)
+        return DriverResult({}, interrupted=True, held={})
+
+    monkeypatch.setattr("campaign.execution.driver.run_campaign", stopped)
+    monkeypatch.setattr("campaign.cli.run.conclude", lambda *_, **__: None)
+    done = campaign("run", "my spec.yaml", "--workers", "1", "--yes", cwd=tmp_path)
+    assert done.returncode == 130
+    again = "campaign run 'my spec.yaml' --dir campaigns/tiny --workers 1 --yes"
+    assert done.stderr.splitlines()[-1] == f"stopped; the same command goes on: {again}"
+
+
+def test_nothing_is_wrong_when_a_reader_has_seen_enough(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "campaign", "potentials"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_doctor_finds_the_engine(tmp_path: Path) -> None:

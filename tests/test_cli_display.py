@@ -3,9 +3,11 @@
 import io
 import json
 import math
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +21,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from campaign.cli import inspection, progress, requests, run, specs, summary, watch, why
+from campaign.cli.app import err
 from campaign.cli.grid import MOST_ROWS, make_grid, render
-from campaign.cli.text import duration, remedy, with_error
+from campaign.cli.text import duration, remedy
 from campaign.compare import PlanReport, RunCounts, StageCounts
 from campaign.errors import FailureClass
 from campaign.execution.lock import DriverLock
@@ -28,6 +31,7 @@ from campaign.execution.requests import read_requests, write_request
 from campaign.execution.slurm import JobState
 from campaign.execution.snapshot import show_submitted
 from campaign.layout import Layout
+from campaign.numbers import with_error
 from campaign.plan import CalculationPlan, Plan
 from campaign.results import Campaign
 from campaign.runs import Dimension, RunTable
@@ -146,6 +150,26 @@ def test_each_failure_is_told_once_and_the_last_state_stays(tmp_path: Path, *, t
         assert shown.count("8 runs: 6 done, 2 failed") == 1
 
 
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Stderr as a pipe that nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr(err, "_file", pipe)
+        monkeypatch.setattr(err, "quiet", False)
+        yield
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_driver_learns_that_nobody_reads_and_then_nothing_is_written(tmp_path: Path) -> None:
+    plan = plan_spec(tmp_path)
+    with progress.progress(plan) as watch:
+        with pytest.raises(BrokenPipeError):
+            watch(snapshot(plan))
+        err.print("the driver ends in order")
+
+
 def test_records_of_the_driver_go_to_its_log_and_not_to_the_terminal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -257,6 +281,31 @@ def test_watch_shows_states_speeds_failures_and_results_so_far(tmp_path: Path) -
     assert with_error(conditions[0]["itc"], conditions[0]["itc_standard_error"]) in shown
 
 
+def test_watch_shows_the_results_on_a_low_terminal(tmp_path: Path) -> None:
+    axes = "\n    axes:\n      temperature_K: [250, 300, 350]\n      direction: [forward, backward]\n"
+    plan = plan_spec(tmp_path, axes + "      seed: {count: 4}\n")
+    random = np.random.default_rng(3)
+    runs = [run for run in plan.runs if run.labels["seed"] != 4]
+    layout = make_campaign(tmp_path, plan, {one.id: nemd_result(random) for one in runs})
+    stage = {"kind": "produce", "steps_done": 9, "steps_total": 18, "rate": 5e4, "runs": [runs[0].id]}
+    layout.status.write_text(
+        json.dumps(snapshot(plan, states={"nemd": "dddp" * 6}, running=dict.fromkeys("abcd", stage)))
+    )
+    last = "interval by Fieller's theorem."
+    for height, kept in (
+        (60, ("DDD.", "step 9 of 18")),
+        (27, ("18 done, 6 pending", "step 9 of 18")),
+        (23, ()),
+    ):
+        console = Console(file=io.StringIO(), width=100, height=height, force_terminal=True, soft_wrap=True)
+        with patch.object(watch, "out", console), DriverLock(layout.lock):
+            lines = console.render_lines(watch.View(layout).picture())
+        text = "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
+        assert len(lines) <= height
+        assert text.endswith(last)
+        assert all(part in text for part in kept)
+
+
 def test_watch_ends_with_the_driver(tmp_path: Path) -> None:
     plan = plan_spec(tmp_path)
     layout = make_campaign(tmp_path, plan, {})
@@ -295,6 +344,14 @@ def test_status_tells_of_failures_and_waiting_requests(tmp_path: Path) -> None:
 def test_retry_is_offered_only_where_it_can_help() -> None:
     offered = {name for name in FailureClass if "retry" in remedy(Layout(Path("c")), name, name)[1]}
     assert offered == set(FailureClass) - {FailureClass.PHYSICS, FailureClass.BAD_INPUT}
+
+
+def test_commands_can_be_typed_as_they_are_shown() -> None:
+    layout = Layout(Path("my campaigns/a"))
+    assert remedy(layout, "lost worker", "lost worker")[1] == (
+        "campaign retry 'lost worker' --dir 'my campaigns/a' && "
+        "campaign run 'my campaigns/a/spec.yaml' --dir 'my campaigns/a'"
+    )
 
 
 def test_result_of_a_run_comes_with_its_error_its_kind_and_its_flags(tmp_path: Path) -> None:
@@ -355,6 +412,17 @@ def test_both_directions_are_joined_where_both_have_runs(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize("axes", ["\n", "\n    axes: {temperature_K: [300, 400]}\n"])
+def test_a_campaign_without_seeds_has_its_conductance_too(tmp_path: Path, axes: str) -> None:
+    plan = plan_spec(tmp_path, axes)
+    random = np.random.default_rng(1)
+    make_campaign(tmp_path, plan, {run.id: nemd_result(random) for run in plan.runs})
+    dataset = Campaign(tmp_path).results["nemd"].ds
+    rows = summary.condition_rows(dataset, "nemd")
+    assert [row["itc"] for row in rows] == pytest.approx(dataset["itc"].values.ravel().tolist())
+    assert [(row["n"], row["n_seeds"]) for row in rows] == [(1, 1)] * dataset["itc"].size
+
+
 def test_pairs_are_labels_where_they_are_an_axis(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     axes = """
@@ -383,6 +451,9 @@ def test_news_of_an_edited_spec() -> None:
     runs = RunCounts(total=6, reused=0, waiting=1, changed=0, new=5, no_longer_wanted=0)
     report = PlanReport("c", runs, StageCounts(6, 0, 6, 0, 0, 0), (), (), (0, 0), (0, 0), ())
     assert specs.news(report) == "0 of 6 runs are done; 5 new"
+    # such as a lattice constant in the library, which no plan holds
+    report = replace(report, runs=replace(runs, changed=4, new=1))
+    assert specs.news(report) == "0 of 6 runs are done; 4 changed, 1 new"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])

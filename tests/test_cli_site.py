@@ -7,14 +7,17 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import typer
 
-from campaign.cli import site_plan
+from campaign.cli import detach, site_plan
 from campaign.cli.directory import campaign_root, link_here, scratch_of
 from campaign.compare import compare
-from campaign.errors import LedgerError, ResourceError, SpecError
+from campaign.errors import ExitCode, LedgerError, ResourceError, SpecError
+from campaign.execution.detached import DriverJobs
+from campaign.execution.driver import DriverResult
 from campaign.layout import Layout
 from campaign.site import NamedSite, find_site
 from tests.planning import SPEC, plan_of, use_toy
@@ -99,6 +102,47 @@ def test_above_a_limit_it_asks(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not goes_on(1e-9)
     assert len(asked) == 1
     assert "more than 1e-09. Go on?" in asked[0]
+
+
+# A driver in a job
+
+
+def test_a_driver_that_waits_in_the_queue_is_told_as_data_and_by_why(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(jobs: DriverJobs) -> str:
+        jobs.layout.jobs.mkdir()
+        told = {"job": "12", "site": "here.yaml", "campaign": jobs.campaign}
+        jobs.layout.driver_job.write_text(json.dumps(told))
+        return "12"
+
+    monkeypatch.setattr(DriverJobs, "ids", [])
+    monkeypatch.setattr(DriverJobs, "submit", submit)
+    site_file(here, f"{SITE}driver: gpu\n")
+    done = campaign(
+        "run", write_spec(here).name, "--site", "here.yaml", "--detach", "--yes", "--json", cwd=here
+    )
+    assert json.loads(done.stdout) == {"campaign": "tiny", "directory": "campaigns/tiny", "job": "12"}
+    assert "  campaign watch campaigns/tiny\n" in done.stderr
+    why = json.loads(campaign("why", "direction=forward,seed=1", "--json", cwd=here).stdout)
+    assert {stage["state"] for stage in why["stages"]} == {"pending"}
+    assert why["next"] == "campaign status campaigns/tiny"
+
+
+def test_a_driver_in_a_job_ends_as_others_do_where_work_is_held_back(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def held(*_: object, **__: object) -> DriverResult:
+        return DriverResult({}, interrupted=False, held={"engine lammps": "is not there"})
+
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setattr("campaign.execution.driver.run_campaign", held)
+    monkeypatch.setattr("campaign.execution.detached.Succession", MagicMock())
+    monkeypatch.setattr("campaign.cli.run.conclude", lambda *_, **__: None)
+    write_spec(here)
+    code = detach.drive(here, str(site_file(here)))
+    assert code == ExitCode.RESOURCE
+    assert "held back: engine lammps: is not there" in capsys.readouterr().err
 
 
 # Scratch

@@ -169,6 +169,17 @@ def test_damaged_entries_hide_nothing_else(model: Path, library: Path) -> None:
         check_layers(get_potential("sw-ilp"), [("B", "N")])
 
 
+def test_a_slip_in_a_potential_of_the_user_is_named_by_its_key(library: Path) -> None:
+    folder = library / "mine"
+    folder.mkdir(parents=True)
+    facts = {"calculator": "ase.calculators.emt.EMT", "elements": ["C"], "latice_constants_A": {}}
+    (folder / "potential.json").write_text(json.dumps(facts))
+    with pytest.raises(ResourceError) as caught:
+        get_potential("mine")
+    assert "lattice_constants_A: Field required; latice_constants_A: Extra inputs" in str(caught.value)
+    assert "potentials add" not in str(caught.value)
+
+
 def test_models_of_single_layers_are_for_no_pair(model: Path) -> None:
     potential = add_nep(model, "flat", {"graphene": 2.46}, monolayers_only=True)
     assert potential.pairs == ()
@@ -205,6 +216,24 @@ def test_lattice_constants_of_the_published_models(published: PublishedModel) ->
 
 
 # --- commands ---
+
+
+@pytest.mark.parametrize(("name", "told"), [("a b", "no name"), ("mine", "potential is called 'mine'")])
+def test_a_name_is_refused_before_a_monolayer_is_relaxed(
+    name: str, told: str, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_nep(model, "mine", {"graphene": 2.46})
+    model.write_text(MODEL + "other")
+    monkeypatch.setattr("campaign.cli.potentials.relaxed_lattice_constant", None)
+    done = campaign("potentials", "add", str(model), "--name", name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def test_json_that_would_have_no_effect_is_refused(tmp_path: Path) -> None:
+    done = campaign("potentials", "--json", "show", "sw-ilp", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--json before show has no effect; for one potential: campaign potentials show" in done.stderr
 
 
 def test_what_is_there_is_shown(tmp_path: Path, model: Path) -> None:

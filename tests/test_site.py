@@ -70,6 +70,11 @@ def test_job_scripts_of_examples_ask_for_what_they_say(
 
 
 SLIPS = {
+    "two words for a partition": (
+        "partition: gpu",
+        'partition: "a100, h100"',
+        ":3:20: resources.gpu.partition should be one word without blanks, not 'a100, h100'",
+    ),
     "driver without a resource": ("stages:", "driver: cpu2\nstages:", "there is no resource 'cpu2'"),
     "scheduler": ("scheduler: slurm", "scheduler: pbs", ":1:12: scheduler should be 'slurm', not \"pbs\""),
     "misspelt": ("partition", "partitoin", ":3:9: unknown key 'partitoin'; did you mean 'partition'?"),
@@ -111,7 +116,11 @@ SLIPS = {
         "engines: {lamps: /bin/true}\nstages",
         "unknown engine 'lamps'; did you mean",
     ),
-    "a variable's name": ("stages", "environment: {A-B: x}\nstages", ":4:15: 'A-B' should be"),
+    "a variable's name": (
+        "stages",
+        "environment: {A-B: x}\nstages",
+        ":4:15: environment.A-B should be letters, digits and _",
+    ),
     "lines in a directive": ("gpus: 1", 'directives: ["a\\nb"]', "one line of text is wanted"),
     "no resources": (
         SITE[SITE.index("resources") :],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from campaign.document import did_you_mean
+from campaign.document import Document, did_you_mean
 from campaign.errors import ExitCode, SpecError
 from campaign.plan import make_plan
 from campaign.spec import TEMPLATE, json_schema, load_spec
@@ -68,6 +68,10 @@ BAD: dict[str, tuple[str, str]] = {
         swap("[forward, backward]", "forward"),
         "7:18: direction should be a list of values, not 'forward'; write [forward]",
     ),
+    "one seed that is no list": (
+        swap("{count: 4}", "4"),
+        "8:13: seed should be a list of values, not 4; write {count: 4} or a list [1, 2, 5]",
+    ),
     "settings no mapping": (
         swap(SETTINGS, "3"),
         "5:15: calculations.toy.settings should be a mapping, not 3",
@@ -91,7 +95,19 @@ BAD: dict[str, tuple[str, str]] = {
         swap("count: 4", "count: 0"),
         "8:21: count of seed should be a whole number of at least 1, not 0",
     ),
-    "negative seed": (swap("{count: 4}", "[-1]"), "8:14: seed should be a whole number from 0, not -1"),
+    "negative seed": (swap("{count: 4}", "[-1]"), "8:14: seed should be a whole number from 0 to "),
+    "seed of 20 digits": (
+        swap("{count: 4}", "[10000000000000000000]"),
+        "8:14: seed should be a whole number from 0 to 9007199254740992, not 10000000000000000000",
+    ),
+    "seeds from 20 digits on": (
+        swap("count: 4", "count: 4, base: 10000000000000000000"),
+        "8:30: base of seed should be at most 9007199253740992, not 10000000000000000000",
+    ),
+    "included seed of 20 digits": (
+        GOOD + "    include: [{seed: 10000000000000000000, direction: forward}]\n",
+        "9:22: seed should be a whole number from 0 to ",
+    ),
     "infinite axis value": (
         swap(DIRECTION, "timestep_fs: [1, .inf]"),
         "7:24: timestep_fs should be a finite number",
@@ -150,7 +166,10 @@ BAD: dict[str, tuple[str, str]] = {
         swap(SETTINGS, "{temperature_K: 300, potential: foo}"),
         "5:47: unknown potential 'foo'; use tersoff-lj",
     ),
-    "bad name": (swap("campaign: demo", "campaign: a/b"), "1:11: 'a/b' should be letters, digits, - and _"),
+    "bad name": (
+        swap("campaign: demo", "campaign: a/b"),
+        "1:11: campaign should be letters, digits, - and _",
+    ),
     # missing
     "no campaign": (swap("campaign: demo\n", ""), "1:1: campaign is missing"),
     "no calculations": (
@@ -238,6 +257,26 @@ BAD: dict[str, tuple[str, str]] = {
         swap(DIRECTION, "direction: [{label: f, set: {timestep_fs: 1}}]"),
         "7:7: labelled values need a name of your own, but direction is a field",
     ),
+    "labelled values of a field that they set": (
+        swap(DIRECTION, "timestep_fs: [{label: fine, set: {timestep_fs: 0.5, production_ps: 3}}]"),
+        "7:7: labelled values need a name of your own, but timestep_fs is a field",
+    ),
+    "setting that a labelled value sets": (
+        swap(DIRECTION, "timestep_fs: [{label: fine, set: {timestep_fs: 0.5, temperature_K: 10}}]"),
+        "7:59: temperature_K is both an axis and a setting; remove one of them",
+    ),
+    "seed in a zip": (
+        swap("      seed: {count: 4}\n", "    zip: [{seed: [1, 2], timestep_fs: [0.5, 1]}]\n"),
+        "8:12: seed cannot vary together with others: means are taken over seeds; make it an axis of its own",
+    ),
+    "name that results have": (
+        swap(DIRECTION, "state: [{label: a, set: {timestep_fs: 1}}]"),
+        "7:7: state is something else in results; give the axis another name",
+    ),
+    "name that means have": (
+        swap(DIRECTION, "n: [{label: a, set: {timestep_fs: 1}}]"),
+        "7:7: n is something else in results; give the axis another name",
+    ),
 }
 
 
@@ -250,6 +289,13 @@ def test_bad_input_is_one_line_with_its_place(case: str, tmp_path: Path) -> None
     assert any(line.startswith(f"{tmp_path / 'spec.yaml'}:{expected}") for line in lines), lines
     assert all(line.startswith(f"{tmp_path / 'spec.yaml'}:") for line in lines)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_mistake_in_a_labelled_value_is_the_only_one_that_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        planned(tmp_path, swap(DIRECTION, "atoms: [{label: 60, sets: {structure.upper.cells: [1, 2]}}]"))
+    (line,) = str(caught.value).splitlines()
+    assert "needs a label and the fields that it sets" in line
 
 
 def test_the_same_mistake_in_every_condition_is_told_once(tmp_path: Path) -> None:
@@ -276,6 +322,11 @@ def test_a_file_that_cannot_be_read(problem: str, tmp_path: Path) -> None:
         path.mkdir()
     with pytest.raises(SpecError, match=r"spec\.yaml"):
         load_spec(path)
+
+
+def test_a_boolean_with_an_anchor_is_one() -> None:
+    document = Document(Path("spec.yaml"), "a: &yes true\nb: *yes\nc: &one 1\n")
+    assert json.dumps(document.data) == '{"a": true, "b": true, "c": 1}'
 
 
 def test_aliases_and_merges_are_understood_and_still_have_places(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ Data goes to stdout, progress and messages to stderr. Heavy modules are imported
 
 import logging
 import os
-import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -29,8 +28,25 @@ app = typer.Typer(
     "Exit codes: 0 done, 1 some runs failed, 2 wrong spec or command, 3 an engine or resource is missing, "
     "4 another driver holds the campaign, 70 a bug of ours, 130 interrupted.",
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Console(Console):
+    """A console that falls silent when its reader has gone; without emoji, or :100: of a line is one."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """Let the command go on: nothing is wrong with `campaign status | head`."""
+        self.quiet = True
+        # The stream still holds what it could not write, and writes it when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+out = _Console()
+err = _Console(stderr=True)
+
+NODE_WAIT_S = 120
 
 TRACEBACK = "CAMPAIGN_TRACEBACK"
 """Environment variable: if it is set, tracebacks are shown."""
@@ -79,12 +95,6 @@ def main() -> None:
         # An error in a file starts with the file's name, as editors want it.
         prefix = "" if isinstance(error.where, Location) else "campaign: "
         _end(f"{prefix}{error}", error.exit_code)
-    except KeyboardInterrupt:
-        _end("campaign: interrupted", ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # `campaign status | head`: the reader has gone, nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(ExitCode.OK) from None
     except OSError as error:
         place = error.filename2 or error.filename
         where = "" if place is None else f"{place}: "
@@ -224,7 +234,7 @@ def run(  # noqa: PLR0917 - one parameter for each option
 
         what = f"{plural(workers or 1, 'worker')} of {plural(threads or 1, 'thread')}"
         err.print(f"campaign: {what} on {plural(cores, 'core')}: slow", style="yellow", markup=False)
-    options = Options(workers=workers, threads=threads or 1, site=site, yes=yes, as_json=json_, detach=detach)
+    options = Options(workers=workers, threads=threads, site=site, yes=yes, as_json=json_, detach=detach)
     raise typer.Exit(run_spec(spec, directory, options))
 
 
@@ -359,8 +369,14 @@ def doctor(
     ] = False,
     site: SiteOption = None,
     wait: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Longest wait for a node of the --site.")
-    ] = 120,
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help=f"Longest wait for a node of the --site; default: {NODE_WAIT_S}.",
+            show_default=False,
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Check this machine, and a campaign's directory; or a cluster.
@@ -373,10 +389,14 @@ def doctor(
             raise SpecError("--site checks a cluster", hint="check a campaign's directory without it")
         from campaign.cli.doctor_site import examine_site
 
-        raise typer.Exit(examine_site(site, wait_s=wait, as_json=json_))
+        raise typer.Exit(examine_site(site, wait_s=wait or NODE_WAIT_S, as_json=json_))
+    if wait is not None:
+        raise SpecError("--wait is for the nodes of a --site", hint="name one, or leave it out")
     from campaign.cli.doctor import examine
 
-    if directory is None:
+    if verify:
+        directory = campaign_layout(directory).root
+    elif directory is None:
         candidates = _campaigns_here()
         directory = candidates[0] if len(candidates) == 1 else None
     raise typer.Exit(examine(directory, verify=verify, as_json=json_))
@@ -420,6 +440,9 @@ app.add_typer(potentials, name="potentials", invoke_without_command=True)
 @potentials.callback()
 def list_potentials(context: typer.Context, json_: JsonOption = False) -> None:
     """Show all potentials: what each is for, and whether its files are here."""
+    if context.invoked_subcommand is not None and json_:
+        message = f"--json before {context.invoked_subcommand} has no effect"
+        raise SpecError(message, hint="for one potential: campaign potentials show NAME --json")
     if context.invoked_subcommand is None:
         from campaign.cli.potentials import show_potentials
 

@@ -1,6 +1,9 @@
 """``campaign run --detach``: the driver in a job of its own, and what that job runs."""
 
+import contextlib
+import json
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from campaign.cli.app import err
 from campaign.cli.notify import notifier
-from campaign.errors import BusyError, CampaignError, ExitCode
+from campaign.cli.text import command
+from campaign.errors import BusyError, CampaignError, ExitCode, ResourceError
 from campaign.execution.requests import driver_job
 from campaign.layout import Layout, write_atomic
 
@@ -18,6 +22,12 @@ if TYPE_CHECKING:
 
 HOLD_ON_S = 300.0
 """So long the driver in a job waits for the one before it: to hand over, or to be found dead."""
+
+ASK_AGAIN_S = 30.0
+"""Time between two requests to hand over."""
+
+FOLLOWED_S = 600.0
+"""A driver that has lived for so long is followed by another one where the disk, say, failed it."""
 
 _TRY_AGAIN_S = 1.0
 
@@ -51,7 +61,9 @@ def refuse_if_driven(site: "NamedSite | None", layout: Layout, campaign: str) ->
         )
 
 
-def start_driver_job(site: "NamedSite", layout: Layout, plan: "Plan", spec_text: str) -> int:
+def start_driver_job(
+    site: "NamedSite", layout: Layout, plan: "Plan", spec_text: str, *, as_json: bool
+) -> int:
     """Submit a driver's job and say how to follow it."""
     from campaign.execution.detached import DriverJobs
     from campaign.execution.requests import read_requests
@@ -66,14 +78,17 @@ def start_driver_job(site: "NamedSite", layout: Layout, plan: "Plan", spec_text:
     job_id = DriverJobs(site, layout, plan.campaign).submit()
     show_submitted(layout, plan.campaign, site.argument)
     err.print(f"its driver is job {job_id} on {site.name}; it goes on without you", markup=False)
-    for command in ("status", "watch", "stop"):
-        err.print(f"  campaign {command} {layout.root}", markup=False)
+    for name in ("status", "watch", "stop"):
+        err.print(f"  {command(name, layout.root)}", markup=False)
+    if as_json:
+        json.dump({"campaign": plan.campaign, "directory": str(layout.root), "job": job_id}, sys.stdout)
+        sys.stdout.write("\n")
     return ExitCode.OK
 
 
 def drive(root: Path, site_name: str) -> int:
     """Drive a campaign from a job, after the driver before it, until it is done or another one follows."""
-    from campaign.cli.run import conclude, driver_log
+    from campaign.cli.run import conclude, driver_log, say_how_it_ended
     from campaign.execution.detached import DriverJobs, Succession
     from campaign.execution.driver import DriverResult, run_campaign
     from campaign.execution.requests import read_requests, write_request
@@ -90,7 +105,7 @@ def drive(root: Path, site_name: str) -> int:
 
     def go_on() -> DriverResult | None:
         """Run the campaign as soon as nobody else does; None if somebody asked to stop meanwhile."""
-        asked, deadline = False, time.monotonic() + HOLD_ON_S
+        ask_at, deadline = 0.0, time.monotonic() + HOLD_ON_S
         while True:
             if any(request.kind == "stop" for request in read_requests(layout)):
                 return None
@@ -99,15 +114,16 @@ def drive(root: Path, site_name: str) -> int:
                     layout.root, plan, stages, site=site, successor=succession.successor, on_snapshot=told
                 )
             except BusyError:
-                if time.monotonic() > deadline:
+                now = time.monotonic()
+                if now > deadline:
                     raise
-                if not asked:
+                if now > ask_at:  # the one before may drop what was asked while it started
                     write_request(layout, "handover", {})
-                    asked = True
+                    ask_at = now + ASK_AGAIN_S
                 time.sleep(_TRY_AGAIN_S)
 
-    follows = False
-    succession = Succession(DriverJobs(site, layout, plan.campaign), os.environ["SLURM_JOB_ID"])
+    follows, own, began = False, os.environ["SLURM_JOB_ID"], time.monotonic()
+    succession = Succession(DriverJobs(site, layout, plan.campaign), own)
     try:
         with driver_log(layout), notifier(spec.notify, layout, plan.campaign) as told:
             result = go_on()
@@ -116,13 +132,18 @@ def drive(root: Path, site_name: str) -> int:
         follows = result is not None and result.handed_over
         if result is not None and result.interrupted and not follows:
             write_request(layout, "stop", {})  # for a successor, should SLURM not take it from the queue
+    except (OSError, ResourceError):  # it may be well again for the next one
+        follows = time.monotonic() - began > FOLLOWED_S
+        raise
     finally:
         succession.end(needed=follows)
-        if not follows:
-            layout.driver_job.unlink(missing_ok=True)
+        with contextlib.suppress(CampaignError):  # a damaged file
+            last = driver_job(layout)
+            if not follows and last is not None and last["job"] in {own, succession.successor()}:
+                layout.driver_job.unlink(missing_ok=True)
     if follows:
         return ExitCode.OK  # SLURM would call the job failed
     if result is None or result.interrupted:
         return ExitCode.INTERRUPTED
     conclude(layout, held=result.held, as_json=False)
-    return ExitCode.FAILED_RUNS if result.failed else ExitCode.OK
+    return say_how_it_ended(result, layout)

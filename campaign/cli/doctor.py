@@ -11,13 +11,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from campaign.cli.app import campaign_layout, out
 from campaign.cli.directory import read_identity
 from campaign.cli.text import plural
-from campaign.errors import CampaignError, ExitCode, LedgerError
+from campaign.errors import CampaignError, ExitCode, LedgerError, ResourceError
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 
@@ -79,11 +78,8 @@ def _findings(directory: Path | None, *, verify: bool) -> Iterator[Finding]:
     yield Finding("cores", True, f"{len(os.sched_getaffinity(0))} usable")
     yield from _engines(_needed_engines(directory))
     yield from _potentials()
-    there = find_spec("calorine") is not None
-    todo = "" if there else "needs a C++ compiler: pip install 'campaign[nep]'"
-    yield Finding(
-        "calorine (optional, for NEP)", True if there else None, "installed" if there else "absent", todo
-    )
+    nep = checked("NEP models on a CPU", _nep)
+    yield nep if nep.ok else replace(nep, ok=None)  # not everybody needs them
     place = Path() if directory is None else directory
     yield checked("disk", lambda: _disk(place), "choose another place with --dir")
     yield checked("rename", lambda: _rename(place), "the file system must rename directories atomically")
@@ -153,6 +149,12 @@ def _files(name: str) -> str:
     return f"{', '.join(path.name for path in paths)} in {', '.join(folders)}{others}"
 
 
+def _nep() -> str:
+    from campaign.potentials.nep import nep_version
+
+    return nep_version()
+
+
 def _disk(directory: Path) -> str:
     free = shutil.disk_usage(directory if directory.exists() else Path()).free
     if free < FREE_BYTES:
@@ -161,8 +163,9 @@ def _disk(directory: Path) -> str:
 
 
 def _rename(directory: Path) -> str:
-    # A campaign's own directory must not be littered, and it is on the same file system as its parent.
-    with tempfile.TemporaryDirectory(dir=directory if os.access(directory, os.W_OK) else None) as scratch:
+    if not os.access(directory, os.W_OK):
+        raise ResourceError("cannot be written", where=str(directory), hint="choose another place with --dir")
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
         source, target = Path(scratch, "a"), Path(scratch, "b")
         source.mkdir()
         (source / "file").write_text("x")

@@ -13,7 +13,7 @@ from rich.text import Text
 from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, render
 from campaign.cli.queued import queue_line
-from campaign.cli.text import ago, duration, folded, jobs_line, plural, remedy, run_again
+from campaign.cli.text import ago, command, duration, folded, jobs_line, plural, remedy, run_again
 from campaign.cli.why import show_why
 from campaign.errors import LedgerError
 from campaign.execution.requests import (
@@ -115,11 +115,11 @@ def _show_failures(layout: Layout, snapshot: dict[str, Any]) -> None:
             f"\n{name}: {plural(len(failures), 'stage')}, {plural(runs, 'run')}", style="red", markup=False
         )
         message = f"  for example {example['runs'][0]}: {example['message']}"
-        advice, command = remedy(layout, name, name)
+        advice, next_command = remedy(layout, name, name)
         out.print(folded(message, out.width, "    "), markup=False)
-        out.print(f"  see: campaign why '{example['runs'][0]}' {layout.root}", markup=False)
+        out.print(f"  see: {command('why', example['runs'][0], layout.root)}", markup=False)
         out.print(folded(f"  next: {advice}", out.width, "    "), markup=False)
-        out.print(f"    {command}", markup=False)
+        out.print(f"    {next_command}", markup=False)
 
 
 def _show_requests(layout: Layout, *, alive: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from campaign.cli.app import err, out
 from campaign.cli.specs import byte_text
-from campaign.cli.text import duration, folded, make_table, plural, run_again
+from campaign.cli.text import command, duration, folded, make_table, plural, run_again
 from campaign.document import did_you_mean
 from campaign.errors import ExitCode, SpecError
 from campaign.layout import Layout
@@ -138,8 +138,8 @@ def _print_total(layout: Layout, groups: list["Group"], only: list[str], *, yes:
         markup=False,
     )
     if not yes:
-        chosen = "".join(f" --only {name}" for name in only)
-        out.print(f"to remove it: campaign gc {layout.root}{chosen} --yes", markup=False)
+        chosen = [word for name in only for word in ("--only", name)]
+        out.print(f"to remove it: {command('gc', layout.root, *chosen, '--yes')}", markup=False)
 
 
 def _record(group: "Group") -> dict[str, Any]:

@@ -33,30 +33,29 @@ class Watcher(Protocol):
 def progress(plan: Plan) -> Iterator[Watcher]:
     """Show snapshots as they come: a live panel on a terminal, else a line every ten seconds.
 
-    Failures are told when they happen, and the last state stays.
+    Failures are told when they happen, and the last state stays. The watcher raises BrokenPipeError once
+    nobody reads any more.
     """
     failures, names = _Failures(), Names(plan)
     last: dict[str, Any] = {}
     lines = _Lines()
 
+    def watcher(show: Watcher) -> Watcher:
+        def watch(snapshot: dict[str, Any]) -> None:
+            last.update(snapshot)
+            failures(snapshot)
+            show(snapshot)
+            if err.quiet:
+                raise BrokenPipeError
+
+        return watch
+
     try:
         if err.is_terminal:
             with Live(console=err, refresh_per_second=4, transient=True) as live:
-
-                def watch(snapshot: dict[str, Any]) -> None:
-                    last.update(snapshot)
-                    failures(snapshot)
-                    live.update(panel(snapshot, names, err.width))
-
-                yield watch
+                yield watcher(lambda snapshot: live.update(panel(snapshot, names, err.width)))
         else:
-
-            def watch_lines(snapshot: dict[str, Any]) -> None:
-                last.update(snapshot)
-                failures(snapshot)
-                lines(snapshot)
-
-            yield watch_lines
+            yield watcher(lines)
     finally:
         if last and headline(last).plain != lines.last:
             err.print(headline(last))

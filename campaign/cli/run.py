@@ -15,7 +15,7 @@ from campaign.cli.directory import campaign_root, check_directory, claim_directo
 from campaign.cli.notify import notifier
 from campaign.cli.progress import progress
 from campaign.cli.specs import against_directory, news
-from campaign.cli.text import folded, plural
+from campaign.cli.text import command, folded, plural
 from campaign.errors import ExitCode, SpecError
 from campaign.layout import Layout
 
@@ -52,11 +52,18 @@ class Options:
     """
 
     workers: int | None
-    threads: int
+    threads: int | None
     site: str | None
     yes: bool
     as_json: bool
     detach: bool = False
+
+    def typed(self) -> list[object]:
+        """Give those that go on with a campaign, as they are typed."""
+        values = {"--workers": self.workers, "--threads": self.threads, "--site": self.site}
+        flags = {"--yes": self.yes, "--json": self.as_json}
+        given = [word for option in values.items() if option[1] is not None for word in option]
+        return [*given, *(name for name, chosen in flags.items() if chosen)]
 
 
 def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
@@ -104,7 +111,7 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
         err.print(folded(news(report), err.width, "  "), markup=False)
 
     if options.detach and site is not None:
-        return start_driver_job(site, layout, plan, spec.text)
+        return start_driver_job(site, layout, plan, spec.text, as_json=options.as_json)
 
     layout.driver_job.unlink(missing_ok=True)
     # Imported late: Dask takes a second, which no error of a spec should wait for.
@@ -127,29 +134,25 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
             stages,
             spec_text=spec.text,
             workers=options.workers,
-            threads=options.threads,
+            threads=options.threads or 1,
             site=site,
             on_snapshot=on_snapshot,
         )
         if told is not None and not result.interrupted:
             told.ended()
     conclude(layout, held=result.held, as_json=options.as_json)
-    again = f"campaign run {spec_path} --dir {layout.root}" + (
-        "" if options.site is None else f" --site {options.site}"
-    )
-    return _say_how_it_ended(result, layout, again)
-
-
-def _say_how_it_ended(result: "DriverResult", layout: Layout, again: str) -> int:
     if result.interrupted:
+        again = command("run", spec_path, "--dir", layout.root, *options.typed())
         err.print(f"stopped; the same command goes on: {again}", markup=False)
         return ExitCode.INTERRUPTED
+    return say_how_it_ended(result, layout)
+
+
+def say_how_it_ended(result: "DriverResult", layout: Layout) -> int:
+    """Tell what failed and what is held back; return the exit code."""
     if result.failed:
-        err.print(
-            f"{plural(result.failed, 'run')} failed; see: campaign status {layout.root}",
-            style="red",
-            markup=False,
-        )
+        see = command("status", layout.root)
+        err.print(f"{plural(result.failed, 'run')} failed; see: {see}", style="red", markup=False)
     for name, reason in result.held.items():
         err.print(folded(f"held back: {name}: {reason}", err.width, "  "), style="red", markup=False)
     if result.failed:
@@ -187,12 +190,11 @@ def conclude(layout: Layout, *, held: Mapping[str, str], as_json: bool) -> None:
     datasets = {name: node.ds for name, node in opened.results.children.items()}
     conditions = {name: condition_rows(dataset, name) for name, dataset in datasets.items()}
     flagged = {name: flag_counts(dataset) for name, dataset in datasets.items()}
-    report = write_report(layout.root)
     if as_json:
         record = {
             "campaign": opened.name,
             "store": str(layout.store),
-            "report": str(report),
+            "report": str(write_report(layout.root)),
             "conditions": [row for rows in conditions.values() for row in rows],
             "flagged": flagged,
             "held": dict(held),
@@ -212,4 +214,4 @@ def conclude(layout: Layout, *, held: Mapping[str, str], as_json: bool) -> None:
         out.print(folded(opened.description.strip(), out.width), markup=False)
     if layout.store.exists():
         out.print(f"store:  {layout.store}", markup=False)
-    out.print(f"report: {report}", markup=False)
+    out.print(f"report: {write_report(layout.root)}", markup=False)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from campaign.cli.app import err, out
 from campaign.cli.directory import campaign_root, check_directory
-from campaign.cli.text import duration, fits, folded, make_table, plural
-from campaign.errors import ResourceError, SpecError
+from campaign.cli.text import command, duration, fits, folded, make_table, plural
+from campaign.errors import LedgerError, ResourceError, SpecError
 from campaign.layout import Layout, write_atomic
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def write_template(path: Path) -> None:
     if path.exists():
         raise SpecError("the file is there already", where=str(path), hint="choose another name")
     path.write_text(TEMPLATE)
-    out.print(f"wrote {path}; next: campaign check {path}", markup=False)
+    out.print(f"wrote {path}; next: {command('check', path)}", markup=False)
 
 
 def write_schema(path: Path | None) -> None:
@@ -113,15 +113,19 @@ def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":
 
     if not layout.plan.exists():
         return compare(plan)
+    try:
+        previous = load_plan(layout.plan)
+    except LedgerError:  # damaged or of another version: `run` writes it anew
+        previous = None
     if not layout.ledger.exists():  # `run` finds again what is committed
         from campaign.execution.disk import stages_on_disk
 
-        return compare(plan, load_plan(layout.plan), set(stages_on_disk(layout)))
+        return compare(plan, previous, set(stages_on_disk(layout)))
     with Ledger.open(layout, read_only=True) as ledger:
         done = {stage_id for stage_id, state in ledger.states().items() if state == "done"}
         speeds = ledger.speeds()
     gone, lost = _gone_from_disk(plan, layout, done)
-    return compare(plan, load_plan(layout.plan), done, lost=lost, gone=gone, speeds=speeds)
+    return compare(plan, previous, done, lost=lost, gone=gone, speeds=speeds)
 
 
 def _gone_from_disk(plan: "Plan", layout: Layout, done: set[str]) -> tuple[set[str], set[str]]:
@@ -143,7 +147,8 @@ def news(report: "PlanReport") -> str:
     changes = [f"{change.field}: {change.old} -> {change.new}" for change in report.changes[:FEW_CHANGES]]
     if len(report.changes) > FEW_CHANGES:
         changes.append("...")
-    parts = [f"{runs.changed:,} changed ({', '.join(changes)})"] if runs.changed else []
+    why = f" ({', '.join(changes)})" if changes else ""  # not every fact behind a stage is in the plan
+    parts = [f"{runs.changed:,} changed{why}"] if runs.changed else []
     parts += [f"{runs.new:,} new"] if runs.new else []
     parts += [f"{runs.no_longer_wanted:,} no longer wanted"] if runs.no_longer_wanted else []
     done = f"{runs.reused:,} of {plural(runs.total, 'run')} {'is' if runs.reused == 1 else 'are'} done"
@@ -180,7 +185,7 @@ def _print_report(report: "PlanReport", layout: Layout) -> None:
         them = "it" if stages.gone == 1 else "them"
         text = (
             f"{stages.gone:,} finished {was} gone from the disk; nothing here needs {them}; "
-            f"to make {them} again all the same: campaign retry gone --dir {layout.root}"
+            f"to make {them} again all the same: {command('retry', 'gone', '--dir', layout.root)}"
         )
         out.print(folded(f"gone    {text}", out.width, INDENT), markup=False)
     for change in report.changes:

@@ -1,6 +1,6 @@
 """Times, counts and measured numbers as people read them, and lines that break between words."""
 
-import math
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from campaign.errors import FailureClass
-from campaign.execution.requests import driver_is_alive
+from campaign.execution.requests import driver_is_alive, driver_is_awaited
 from campaign.layout import Layout
 from campaign.plan_file import read_status
 
@@ -54,16 +54,6 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def with_error(value: float, error: float | None) -> str:
-    """``242.5 ± 5.6``: the error to two digits, the value to the same place."""
-    if error is None or not math.isfinite(error) or error <= 0:
-        return f"{value:.4g}"
-    place = math.floor(math.log10(error)) - 1
-    rounded_error, rounded = round(error, -place), round(value, -place)
-    places = max(0, -place)
-    return f"{rounded:,.{places}f} ± {rounded_error:,.{places}f}"
-
-
 def folded(text: str, width: int, indent: str = "") -> str:
     """Break text between words; lines after the first are indented. A longer word stays whole.
 
@@ -99,15 +89,26 @@ def remedy(layout: Layout, failure_class: str, what: str) -> tuple[str, str]:
             f"the same settings fail again; {FUTILE[FailureClass(failure_class)]} in your spec, then run it"
         )
         return advice, run_again(layout, "SPEC")
-    again = f"campaign retry '{what}' --dir {layout.root}"
-    return "try again", again if driver_is_alive(layout) else f"{again} && {run_again(layout)}"
+    again = command("retry", what, "--dir", layout.root)
+    return "try again", again if is_driven(layout) else f"{again} && {run_again(layout)}"
+
+
+def is_driven(layout: Layout) -> bool:
+    """Whether a driver is at work, or its job is to begin: another one would be refused."""
+    snapshot = read_status(layout.status)
+    return driver_is_alive(layout) or (snapshot is not None and driver_is_awaited(layout, snapshot))
+
+
+def command(*words: object) -> str:
+    """Command of ours as it can be typed into a shell."""
+    return shlex.join(["campaign", *map(str, words)])
 
 
 def run_again(layout: Layout, spec: str | None = None) -> str:
     """Command that goes on with a campaign, or with another spec for it, where its last driver ran it."""
     site = ((read_status(layout.status) or {}).get("driver") or {}).get("site")
-    where = f" --site {site}" if site else ""
-    return f"campaign run {spec or layout.spec} --dir {layout.root}{where}"
+    where = ("--site", site) if site else ()
+    return command("run", spec or layout.spec, "--dir", layout.root, *where)
 
 
 def held_because(held: Iterable[str], condition: str) -> str:

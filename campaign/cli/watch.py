@@ -6,6 +6,7 @@ It reads what the driver leaves in the campaign's directory, and never starts on
 import io
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -13,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from campaign.cli.app import out
-from campaign.cli.grid import LEGEND, make_grid, render
+from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, render
 from campaign.cli.inspection import driver_line, read_snapshot
 from campaign.cli.progress import Names, panel
 from campaign.cli.queued import queue_line
@@ -21,7 +22,7 @@ from campaign.cli.text import folded, plural
 from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import load_plan
-from campaign.runs import Plan
+from campaign.runs import CalculationPlan, Plan
 
 LOOK_EVERY_S = 1.0
 ASK_QUEUE_EVERY_S = 30.0
@@ -57,7 +58,7 @@ class Estimates:
         from campaign.cli.summary import condition_rows, print_results
 
         table = io.StringIO()
-        console = Console(file=table, width=out.width, highlight=False, soft_wrap=True)
+        console = Console(file=table, width=out.width, highlight=False, soft_wrap=True, emoji=False)
         for name, node in campaign.open(self._layout.root).results.children.items():
             rows = condition_rows(node.ds, name)
             if rows:
@@ -82,23 +83,27 @@ class View:
         self._ask_queue_at = 0.0
 
     def picture(self) -> RenderableType:
-        """Look at it now."""
+        """Look at it now; what a terminal has no room for is told in fewer lines, the results last."""
         snapshot, plan, width = read_snapshot(self._layout), self._read_plan(), out.width
         alive = driver_is_alive(self._layout)
         queued = "" if alive else self._queue(snapshot)
         self.goes_on = alive or bool(queued)
-        parts: list[RenderableType] = [
+        first = (
             Text(f"{plan.campaign} in {self._layout.root}", style="bold"),
             Text(driver_line(self._layout, snapshot, alive=alive, queued=queued)),
-            panel(snapshot, Names(plan), width) if alive else Text(""),
-        ]
-        for calculation in plan.calculations:
-            states = snapshot["states"].get(calculation.name, "")
-            if len(states) == len(calculation.runs):
-                grid = render(make_grid(calculation, states), width)
-                parts += [Text(calculation.name, style="bold"), *grid]
-        parts += [Text(LEGEND, style="dim"), *_failures(snapshot, width)]
-        return Group(*parts, Text(self._estimates.text()))
+        )
+        last = (*_failures(snapshot, width), Text(self._estimates.text()))
+        running = panel(snapshot, Names(plan), width) if alive else Text("")
+        counts = _counts(snapshot, plan)
+        for middle in (
+            (running, *_grids(snapshot, plan, width), Text(LEGEND, style="dim")),
+            (running, *counts),
+            counts,
+        ):
+            shown = Group(*first, *middle, *last)
+            if not out.is_terminal or len(out.render_lines(shown)) <= out.height:
+                break
+        return shown
 
     def _queue(self, snapshot: dict[str, Any]) -> str:
         """Tell of a driver that is to begin; SLURM is asked seldom."""
@@ -129,6 +134,28 @@ def watch(layout: Layout) -> None:
                 time.sleep(LOOK_EVERY_S)
     except KeyboardInterrupt:
         out.print("the campaign goes on; `campaign stop` would end it", markup=False)
+
+
+def _states(snapshot: dict[str, Any], plan: Plan) -> Iterator[tuple[CalculationPlan, str]]:
+    """Give the states of the runs of each calculation that the driver knows."""
+    for calculation in plan.calculations:
+        states = snapshot["states"].get(calculation.name, "")
+        if len(states) == len(calculation.runs):
+            yield calculation, states
+
+
+def _grids(snapshot: dict[str, Any], plan: Plan, width: int) -> list[Text]:
+    lines = []
+    for calculation, states in _states(snapshot, plan):
+        lines += [Text(calculation.name, style="bold"), *render(make_grid(calculation, states), width)]
+    return lines
+
+
+def _counts(snapshot: dict[str, Any], plan: Plan) -> list[Text]:
+    return [
+        Text(f"{calculation.name}: ", style="bold").append_text(counts_text(count_letters(states)))
+        for calculation, states in _states(snapshot, plan)
+    ]
 
 
 def _failures(snapshot: dict[str, Any], width: int) -> list[Text]:

@@ -3,15 +3,27 @@
 import json
 import math
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from campaign.cli.app import out
-from campaign.cli.text import ago, duration, folded, held_because, plural, remedy, run_again, with_error
+from campaign.cli.text import (
+    ago,
+    command,
+    duration,
+    folded,
+    held_because,
+    is_driven,
+    plural,
+    remedy,
+    run_again,
+)
 from campaign.errors import FailureClass, SpecError
 from campaign.execution.requests import age_s, driver_is_alive
 from campaign.layout import Layout
+from campaign.numbers import with_error
 from campaign.plan_file import load_plan, read_status
 from campaign.runs import CalculationPlan, Plan, Run
 
@@ -27,9 +39,10 @@ def show_why(layout: Layout, text: str, *, as_json: bool) -> None:
     plan = load_plan(layout.plan)
     run = plan.find(text)
     calculation = plan.calculation(run.calculation)
-    with Ledger.open(layout, read_only=True) as ledger:
+    # The first driver makes the ledger: there is none while its job waits in the queue.
+    with Ledger.open(layout, read_only=True) if layout.ledger.exists() else nullcontext() as ledger:
         stages = [_stage_record(layout, plan, ledger, stage_id) for stage_id in run.stages]
-    advice, command = _next(layout, run, stages)
+    advice, next_command = _next(layout, run, stages)
     result = _result(layout, calculation, run) if stages[-1]["state"] == "done" else None
     settings = calculation.settings_of(run)
     record = {
@@ -38,7 +51,7 @@ def show_why(layout: Layout, text: str, *, as_json: bool) -> None:
         "result": result,
         "settings": settings,
         "stages": stages,
-        "next": command,
+        "next": next_command,
     }
     if as_json:
         json.dump(record, sys.stdout, indent=1, default=str)
@@ -57,7 +70,7 @@ def show_why(layout: Layout, text: str, *, as_json: bool) -> None:
         _print_stage(stage)
     out.print()
     _line(f"next: {advice}", indent="  ")
-    out.print(f"  {command}", markup=False)
+    out.print(f"  {next_command}", markup=False)
 
 
 def _line(text: str, *, indent: str) -> None:
@@ -136,8 +149,8 @@ def _stage_record(layout: Layout, plan: Plan, ledger: Any, stage_id: str) -> dic
     summary = plan.stages[stage_id]
     directory = layout.stage(stage_id)
     manifest = json.loads((directory / "manifest.json").read_text()) if directory.exists() else None
-    attempts = [attempt.as_dict() for attempt in ledger.attempts(stage_id)]
-    state = ledger.state(stage_id)
+    attempts = [] if ledger is None else [attempt.as_dict() for attempt in ledger.attempts(stage_id)]
+    state = (None if ledger is None else ledger.state(stage_id)) or "pending"
     if state == "running" and not driver_is_alive(layout):  # the next driver settles it
         state = "pending, since its driver ended"
         attempts[-1]["state"] = "lost with its driver"
@@ -221,12 +234,12 @@ def _next(layout: Layout, run: Run, stages: list[dict[str, Any]]) -> tuple[str, 
         return remedy(layout, failed[0]["attempts"][-1]["failure_class"], run.id)
     states = {stage["state"] for stage in stages}
     if states == {"done"}:
-        return "look at the ensemble", f"campaign report {layout.root}"
+        return "look at the ensemble", command("report", layout.root)
     held = _held(layout, run)
     if held:
-        return f"it is held back ({held}); try again", f"campaign retry '{run.id}' --dir {layout.root}"
-    if driver_is_alive(layout):
-        return "see how far it is", f"campaign status {layout.root}"
+        return f"it is held back ({held}); try again", command("retry", run.id, "--dir", layout.root)
+    if is_driven(layout):
+        return "see how far it is", command("status", layout.root)
     return "go on", run_again(layout)
 
 

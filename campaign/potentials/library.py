@@ -103,13 +103,13 @@ def model_folder(name: str) -> Path:
     return library() / name
 
 
-def check_name(name: str) -> None:
-    """Check that a name can be that of a folder, and is not that of another potential.
+def check_name(name: str, sha256: str, *, replace: bool) -> None:
+    """Check that the model with this hash can have a name; ``replace``: also where another model has it.
 
     Raises
     ------
     SpecError
-        It cannot.
+        It cannot be that of a folder, or a different potential has it.
     """
     if not _NAME.fullmatch(name):
         raise SpecError(
@@ -118,6 +118,8 @@ def check_name(name: str) -> None:
         )
     if name in BUILTIN:
         raise SpecError(f"{name!r} is the name of a potential of LAMMPS", hint="choose another one")
+    if not replace and is_another(name, sha256):
+        raise SpecError(f"another potential is called {name!r}", hint="choose another name, or --replace it")
 
 
 def read_elements(path: Path) -> tuple[str, ...]:
@@ -185,9 +187,7 @@ def add_nep(
 
 def add_model(path: Path, name: str, facts: ModelFacts, *, replace: bool = False) -> Potential:
     """Put a model of which more is known into the library; otherwise as `add_nep`."""
-    check_name(name)
-    if not replace and is_another(name, facts.sha256):
-        raise SpecError(f"another potential is called {name!r}", hint="choose another name, or --replace it")
+    check_name(name, facts.sha256, replace=replace)
     folder = model_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / NEP_FILE, path.read_bytes())
@@ -239,11 +239,16 @@ def _read(path: Path, size: int, mtime_ns: int) -> Potential:  # noqa: ARG001 - 
             return _calculator(path.parent, CalculatorFacts.model_validate_json(text))
         facts = ModelFacts.model_validate_json(text)
     except (OSError, UnicodeDecodeError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise ResourceError(
-            f"not a potential: {reason}", where=str(path), hint="`campaign potentials add` writes it anew"
-        ) from error
+        reason = _problems(error) if isinstance(error, ValidationError) else str(error)
+        added = (path.parent / NEP_FILE).exists()
+        hint = "`campaign potentials add` writes it anew" if added else "correct it, or remove its folder"
+        raise ResourceError(f"not a potential: {reason}", where=str(path), hint=hint) from error
     return described(path.parent.name, facts)
+
+
+def _problems(error: ValidationError) -> str:
+    found = ((".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
+    return "; ".join(f"{key}: {message}" if key else message for key, message in found)
 
 
 def described(name: str, facts: ModelFacts) -> Potential:
