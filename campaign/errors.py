@@ -177,6 +177,12 @@ class BusyError(LedgerError):
     exit_code = ExitCode.BUSY
 
 
+class TakenOverError(LedgerError):
+    """Another driver took the campaign over while this one drove it."""
+
+    exit_code = ExitCode.BUSY
+
+
 class StoreError(CampaignError):
     """The result store cannot be used as it is."""
 

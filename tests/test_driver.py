@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from campaign.errors import BusyError, FailureClass
-from campaign.execution import looks, requests
+from campaign.execution import driver, looks, requests, result_rows
+from campaign.execution.cluster import Cluster
 from campaign.execution.driver import run_campaign
+from campaign.execution.place import Place
 from campaign.execution.requests import driver_is_alive, read_requests, write_request
 from campaign.layout import Layout
 from campaign.ledger import Ledger
@@ -209,6 +213,103 @@ def test_a_driver_whose_campaign_was_taken_ends_itself(root: Path) -> None:
     assert process.wait(LONG_S) not in {0, 130}
     assert engines_alive(root) == []
     assert "does not hold the campaign" in (root.parent / "drive.log").read_text()
+
+
+def test_a_stop_is_heeded_while_a_driver_waits_for_the_campaign_and_an_older_one_is_not(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir(exist_ok=True)
+    write_request(Layout(root), "stop", {})
+    acquire = Ledger.acquire
+
+    def waiting(ledger: Ledger, holder: Any) -> int:
+        write_request(Layout(root), "stop", {})
+        return acquire(ledger, holder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "acquire", waiting)
+        assert run(root, ["steady"]).interrupted
+    write_request(Layout(root), "stop", {})
+    assert not run(root, ["steady"]).interrupted
+    assert read_requests(Layout(root)) == []
+
+
+def test_a_retry_that_comes_while_the_workers_end_is_done_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Place.open
+    retries: list[list[str]] = []
+
+    @contextmanager
+    def opening(place: Place, *more: Any) -> Iterator[Cluster]:
+        with opened(place, *more) as cluster:
+            yield cluster
+        if not retries:
+            retries.append(list(failures(root)))
+            write_request(Layout(root), "retry", {"stages": retries[0]})
+
+    monkeypatch.setattr(Place, "open", opening)
+    assert run(root, ["nan"]).failed == 1
+    assert failures(root) == {retries[0][0]: ["physics"] * 2}
+
+
+def test_a_disk_that_fails_for_a_moment_ends_no_campaign(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[str] = []
+
+    def at_first(module: Any, name: str, calls: int = 0) -> None:
+        """Let a call fail after so many."""
+        real, left = getattr(module, name), [calls]
+
+        def call(*arguments: Any) -> Any:
+            left[0] -= 1
+            if left[0] == -1:
+                failed.append(name)
+                raise OSError(116, "Stale file handle")
+            return real(*arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    at_first(driver, "write_snapshot")
+    at_first(driver, "read_requests", 1)  # the first one is of the start
+    at_first(result_rows, "manifest_sha256")
+    assert run(root, ["steady"], seeds=2).counts["toy"]["done"] == 2
+    assert sorted(failed) == ["manifest_sha256", "read_requests", "write_snapshot"]
+    assert len(Store.open(Layout(root).store, campaign="standins").stage_ids("toy")) == 2
+
+
+def test_results_that_are_read_at_the_start_keep_no_sign_of_life_from_others(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(root, ["steady"], seeds=3)
+    shutil.rmtree(Layout(root).store)
+    beats: list[None] = []
+    monkeypatch.setattr(driver, "UNREAD_AT_ONCE", 1)
+    monkeypatch.setattr(Ledger, "heartbeat", lambda _: beats.append(None))
+    run(root, ["steady"], seeds=3)
+    assert len(beats) == 3  # nothing else is done
+    assert len(Store.open(Layout(root).store, campaign="standins").stage_ids("toy")) == 3
+
+
+def test_speeds_are_asked_for_once_for_all_that_is_placed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = [0]
+    most = [0]
+    speeds, place = Ledger.speeds, driver._Driver._place
+
+    def asking(ledger: Ledger) -> Any:
+        asked[0] += 1
+        return speeds(ledger)
+
+    def placing(one: Any, dispatcher: Any) -> None:
+        before = asked[0]
+        place(one, dispatcher)
+        most[0] = max(most[0], asked[0] - before)
+
+    monkeypatch.setattr(Ledger, "speeds", asking)
+    monkeypatch.setattr(driver._Driver, "_place", placing)
+    run(root, ["steady"], seeds=4)
+    assert most == [1]
 
 
 def test_a_campaign_whose_output_nobody_reads_any_more_is_stopped(root: Path) -> None:

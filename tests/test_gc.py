@@ -165,6 +165,42 @@ def test_a_running_attempt_of_another_process_is_no_leftover(
     assert "leftovers" not in numbers(layout)
 
 
+def test_a_search_beside_a_campaign_at_work_misses_nothing_and_takes_nothing_for_a_leftover(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    litter(layout)
+    begun = layout.attempts / f"{next(iter(load_plan(layout.plan).stages))[:16]}-9-abcdef"
+    monkeypatch.setattr(garbage, "current_holder", lambda _: begun.mkdir())  # after the look at the ledger
+    real = garbage._files
+
+    def files(path: Path) -> Iterator[Path]:
+        yield path.with_name("gone meanwhile")
+        yield from real(path)
+
+    monkeypatch.setattr(garbage, "_files", files)
+    groups = {group.name: group for group in find_garbage(layout)}
+    assert begun.is_dir()
+    assert begun not in groups["leftovers"].items
+    assert groups["restarts"].size == RESTART * len(groups["restarts"].items)
+
+
+def test_a_collection_that_fails_gives_the_campaign_back(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    litter(layout)
+
+    def full(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(garbage, "remove", full)
+        with pytest.raises(OSError, match="Input/output"):
+            collect_garbage(layout)
+    with Ledger.open(layout) as ledger:
+        elsewhere = Holder("another", 1, "2026-01-01T00:00:00+00:00")
+        ledger.acquire(elsewhere, wait=lambda _: pytest.fail("the lease was not given back"))
+
+
 @contextmanager
 def dying(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[None]:
     """End the process, as it were, just before the ``step``-th change of the disk or the ledger."""

@@ -1,7 +1,10 @@
+import errno
+import fcntl
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -9,7 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from campaign.errors import BusyError, FailureClass, LedgerError
+from campaign.errors import BusyError, ExitCode, FailureClass, LedgerError, ResourceError, TakenOverError
 from campaign.execution.lock import DriverLock, current_holder
 from campaign.layout import Layout
 from campaign.ledger import Ending, Holder, Ledger
@@ -147,8 +150,9 @@ def test_a_driver_that_lost_the_campaign_cannot_write(ledger: Ledger, layout: La
             lambda: ledger.retry([]),
             ledger.heartbeat,
         ):
-            with pytest.raises(LedgerError, match="does not hold the campaign"):
+            with pytest.raises(TakenOverError, match="does not hold the campaign") as raised:
                 write()
+            assert raised.value.exit_code == ExitCode.BUSY
         assert thief.attempts(STAGES[0]) == []
 
 
@@ -201,6 +205,24 @@ def test_an_unknown_version_is_refused_and_left_alone(layout: Layout, *, read_on
     assert layout.ledger.read_bytes() == before
 
 
+def test_a_ledger_that_another_process_writes_is_busy_not_broken(
+    layout: Layout, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *names, **more: connect(*names, **{**more, "timeout": 0.1})
+    )
+    other = Ledger.open(layout)
+    with connect(layout.ledger, isolation_level=None) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(BusyError, match="a driver writes the ledger; try again"):
+            Ledger.open(layout, read_only=True)
+        with pytest.raises(BusyError, match="a driver writes the ledger; try again"):
+            other.acquire(Holder.this_process())
+        writer.execute("ROLLBACK")
+    assert ledger.counts() == {"pending": 4}
+
+
 def test_what_is_no_ledger_is_refused_and_left_alone(layout: Layout) -> None:
     layout.ledger.write_bytes(b"not a database, but long enough to look at" * 100)
     before = layout.ledger.read_bytes()
@@ -244,6 +266,27 @@ def test_one_lock_holder_and_it_is_named(layout: Layout) -> None:
             BusyError, match=f"process {holder.pid} on {holder.host} since {holder.since[:10]}"
         ):
             DriverLock(layout.lock).acquire()
+    assert current_holder(layout.lock) is None
+
+
+def test_who_looks_whether_a_driver_lives_keeps_none_from_starting(layout: Layout) -> None:
+    layout.lock.touch()
+    with layout.lock.open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        threading.Timer(0.2, looker.close).start()
+        with DriverLock(layout.lock) as holder:
+            assert current_holder(layout.lock) == holder
+
+
+def test_a_file_system_without_locks_is_no_other_driver(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(ResourceError, match="cannot lock files: No locks available"):
+        DriverLock(layout.lock).acquire()
     assert current_holder(layout.lock) is None
 
 

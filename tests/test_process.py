@@ -1,5 +1,6 @@
 """Engine processes: no orphan survives, nothing hangs, every ending has its own error."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -114,6 +115,22 @@ def test_program_that_this_machine_cannot_execute(tmp_path: Path) -> None:
             timeout_without_output_s=None,
             should_stop=lambda: False,
         )
+
+
+def test_what_a_full_disk_or_machine_does_is_not_the_program_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", busy)
+        with pytest.raises(BlockingIOError):
+            run("true", tmp_path)
+    (tmp_path / "stdout.log").unlink()
+    (tmp_path / "stdout.log").symlink_to("/dev/full/nothing")
+    with pytest.raises(OSError, match="Not a directory"):
+        run("true", tmp_path)
 
 
 def test_hang_is_ended_but_output_in_any_file_counts(tmp_path: Path) -> None:

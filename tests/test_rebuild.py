@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from collections import Counter
 from pathlib import Path
 
@@ -175,6 +176,21 @@ def test_a_driver_that_is_alive_is_left_alone(layout: Layout) -> None:
     with DriverLock(layout.lock), pytest.raises(BusyError):
         rebuild(layout)
     assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_a_ledger_that_a_driver_elsewhere_writes_is_not_replaced(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *names, **more: connect(*names, **{**more, "timeout": 0.1})
+    )
+    before = layout.ledger.read_bytes()
+    with connect(layout.ledger, isolation_level=None) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BusyError, match="a driver writes the ledger"):
+            rebuild(layout)
+    assert layout.ledger.read_bytes() == before
 
 
 @pytest.mark.parametrize("step", range(1, 6))

@@ -91,7 +91,7 @@ def test_a_run_that_is_held_back_is_released_with_those_that_failed(layout: Layo
     )
     told = campaign("why", waiting.id, str(layout.root), cwd=layout.root).stdout
     assert f"it is held back ({held.group(1)})" in " ".join(told.split())
-    assert f"campaign retry '{waiting.id}' --dir {layout.root}" in told
+    assert f"campaign retry {waiting.id} --dir {layout.root}" in told
     assert retried(layout, waiting.id) == of_toy
     before = engine_starts(layout.root)
     campaign("retry", waiting.id, "--dir", str(layout.root), cwd=layout.root)

@@ -4,17 +4,23 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from campaign.errors import FailureClass
-from campaign.execution import segments
+from campaign.execution import looks, segments
+from campaign.execution.cluster import Slot
 from campaign.execution.commit import commit_directory, read_manifest, verify
+from campaign.execution.dispatch import Flight
 from campaign.execution.segments import committed_segments, work_of
 from campaign.execution.worker import STOP, AttemptOutcome, AttemptRequest, run_attempt, run_attempts
 from campaign.layout import Layout
+from campaign.ledger import Ending, Ledger
 from campaign.potentials import add_nep, file_hashes
 from campaign.protocols.base import Stage, read_result
 from tests.standin_campaign import engine_starts, plan_of, write_spec
@@ -30,7 +36,7 @@ def produce(layout: Layout) -> Produce:
         plan, stages = plan_of(write_spec(layout.root.parent, [potential], 1))
         build, equilibrate, produce, _ = (stages[item] for item in plan.calculations[0].runs[0].stages)
         requests = [AttemptRequest(layout.root, stage.kind, stage) for stage in (build, equilibrate)]
-        assert all(outcome.manifest_sha256 for outcome in run_attempts(requests))
+        assert "failed" not in {outcome.status for outcome in run_attempts(requests)}
         return produce
 
     return reach
@@ -115,6 +121,56 @@ def test_a_damaged_segment_is_made_again_from_the_one_before(
     assert spans(layout, stage) == [(0, 20), (20, 40)]
     assert attempt(layout, stage, "third").status == "committed"
     check_result(layout, stage)
+
+
+def test_a_segment_that_another_attempt_commits_meanwhile_is_kept(
+    layout: Layout, produce: Produce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = produce("pieces-flaky")
+    attempt(layout, stage, "first")
+    last = committed_segments(layout, stage.id)[-1].directory
+    aside = layout.root / "aside"
+    last.rename(aside)
+
+    def chain_of(*_: object) -> list[segments.CommittedSegment]:
+        found = committed_segments(layout, stage.id)
+        aside.rename(last)  # just after the look
+        return found
+
+    monkeypatch.setattr(segments, "committed_segments", chain_of)
+    assert len(segments.usable_segments(layout, stage.id, "state.restart")) == 1
+    assert spans(layout, stage) == [(0, 20), (20, 40)]
+
+
+def test_a_look_reads_only_what_the_one_before_did_not_see(
+    layout: Layout, produce: Produce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = produce("pieces-flaky")
+    outcome = attempt(layout, stage, "first")
+    aside = layout.root / "aside"
+    committed_segments(layout, stage.id)[-1].directory.rename(aside)
+    read: list[str] = []
+    real = segments.CommittedSegment.read
+
+    def reading(directory: Path) -> segments.CommittedSegment:
+        read.append(directory.name)
+        return real(directory)
+
+    monkeypatch.setattr(segments.CommittedSegment, "read", reading)
+    told: list[Ending] = []
+    ledger = SimpleNamespace(
+        transaction=nullcontext, started=lambda *_: None, progressed=lambda _, work: told.append(work)
+    )
+    flight = Flight("first", stage.id, stage, Slot("here"), "now")
+    look = looks.Looks(layout, cast("Ledger", ledger))
+    look._look([flight])
+    look._look([flight])
+    aside.rename(layout.segments_of(stage.id) / "0002")
+    look._look([flight])
+    assert read == ["0001", "0002"]
+    assert [(work.segments, work.steps) for work in told] == [(1, 20), (2, 40)]
+    assert told[-1].wall_s == work_of(layout, stage.id, "first").wall_s
+    assert outcome.ending.segments == 2
 
 
 def test_without_a_usable_state_a_stage_starts_over(layout: Layout, produce: Produce) -> None:

@@ -1,5 +1,7 @@
 """What SLURM says, and what follows for jobs and attempts; no SLURM is needed."""
 
+import math
+import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from campaign.execution.cluster import Kind
 from campaign.execution.job_scripts import job_options, segment_s
 from campaign.execution.slurm import (
     ENDINGS,
+    MOST_UNKNOWN,
     JobState,
     JobWatch,
     is_passing,
@@ -62,6 +65,23 @@ def test_jobs_as_squeue_writes_them() -> None:
     assert [found[job].hopeless for job in ("7", "8", "9")] == [False, False, True]
 
 
+def test_lines_that_are_no_jobs_are_left_out() -> None:
+    assert dict(parse_squeue("\n7|RUNNING|None|n1\nslurm_load_jobs: a warning\n")).keys() == {"7"}
+    assert dict(parse_sacct("7|TIMEOUT|n1\n8||n1\n\n")).keys() == {"7"}
+
+
+def test_a_command_that_cannot_be_asked_now_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = slurm.ask(("printf", r"7|RUNNING|\377|n1"))
+    assert dict(parse_squeue(done)).keys() == {"7"}
+
+    def no_process(*_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", no_process)
+    with pytest.raises(ResourceError, match="squeue does not start"):
+        slurm.ask(("squeue",))
+
+
 def test_a_limit_of_a_single_job_is_never_met() -> None:
     assert JobState("PENDING", "QOSMaxCpuPerJobLimit").hopeless
     assert not JobState("RUNNING", "QOSMaxCpuPerJobLimit").hopeless
@@ -77,26 +97,27 @@ def test_jobs_as_sacct_writes_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "passing"),
+    ("said", "tries"),
     [
-        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", True),
-        ("Batch job submission failed: Socket timed out on send/recv operation", True),
-        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit)", True),
-        ("Batch job submission failed: Required partition not available (inactive or drain)", True),
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", math.inf),
+        ("Batch job submission failed: Socket timed out on send/recv operation", math.inf),
+        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit)", math.inf),
+        ("Batch job submission failed: Required partition not available (inactive or drain)", math.inf),
         (
             "Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
-            False,
+            1,
         ),
-        ("Batch job submission failed: Requested node configuration is not available", False),
-        ("Memory specification can not be satisfied", False),
-        ("invalid partition specified: gpuu", False),
-        ("Unable to open file job.sh", False),
+        ("Batch job submission failed: Requested node configuration is not available", 1),
+        ("Memory specification can not be satisfied", 1),
+        ("invalid partition specified: gpuu", 1),
+        ("Batch job submission failed: I/O error writing script/environment to file", MOST_UNKNOWN),
     ],
 )
-def test_what_sbatch_may_take_later(said: str, passing: bool) -> None:
+def test_what_sbatch_may_take_later(said: str, tries: float) -> None:
     error = f"Command exited with non-zero exit code.\nExit code: 1\nstderr:\nsbatch: error: {said}\n\n"
     assert said_by_sbatch(error) == said
-    assert is_passing(said) is passing
+    may_pass = [is_passing(said, before) for before in range(20)]
+    assert may_pass == [before + 1 < tries for before in range(20)]
 
 
 def options(kind: Kind, **more: Any) -> dict[str, Any]:
@@ -199,6 +220,24 @@ def test_without_accounting_a_forgotten_job_has_ended(monkeypatch: pytest.Monkey
     assert state is not None
     assert (state.state, state.reason) == ("COMPLETED", "SLURM has forgotten it")
     assert answers.asked.count("sacct") == 1
+
+
+def test_an_accounting_that_fails_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = Answers(squeue=["7|RUNNING|None|n1", ""], sacct=["error: Connection refused", "7|NODE_FAIL|n1"])
+    assert watch(monkeypatch, answers, ended).state("7") == JobState("NODE_FAIL", node="n1")
+
+
+def test_an_answer_that_nobody_understands_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = slurm.parse_squeue
+    answers = Answers(squeue=["not understood", "7|TIMEOUT|None|n1"])
+
+    def parsing(text: str) -> Any:
+        if text == "not understood":
+            raise ValueError(text)
+        return parse(text)
+
+    monkeypatch.setattr(slurm, "parse_squeue", parsing)
+    assert watch(monkeypatch, answers, ended).problem == ""
 
 
 def test_a_slurm_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """How many jobs are asked for, and which are let go: a scripted cluster in place of Dask's and SLURM's."""
 
+import contextlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any, cast
 
 import pytest
 
-from campaign.errors import FailureClass, ResourceError
+from campaign.errors import FailureClass, ResourceError, TakenOverError
 from campaign.execution import handover
 from campaign.execution import jobs as module
 from campaign.execution.cluster import Kind
-from campaign.execution.jobs import IDLE_S, VERDICT_S, SlurmJobs
-from campaign.execution.slurm import JobState
-from campaign.execution.troubles import ONE_FAILURE_S, REFUSED_S
+from campaign.execution.jobs import IDLE_S, MOST_AT_ONCE, NO_WORKER_S, VERDICT_S, SlurmJobs
+from campaign.execution.slurm import MOST_UNKNOWN, JobState
+from campaign.execution.troubles import MOST_REFUSED_S, ONE_FAILURE_S, REFUSED_S
+from campaign.layout import Layout
 from campaign.site import NamedSite, Place, Resource, Site
 from tests.standin_campaign import wait_for
 
@@ -92,11 +94,29 @@ class Scene:
         monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr("campaign.execution.cluster.time", clock)
         self.left = cast("Any", SimpleNamespace(found=left or {}, problem="", error=None))
-        client = SimpleNamespace(scheduler_info=lambda: {"workers": self.workers})
-        named = NamedSite("here", Path("here.yaml"), site)
-        self.jobs = SlurmJobs(
-            client, self.cluster, named, Path("/jobs"), name="c-1.2", needs_s=NEEDS_S, left=self.left
+        # Dask's own picture of its workers names five, or none: only the scheduler itself is to be asked.
+        scheduler = SimpleNamespace(identity=lambda: {"workers": self.workers})
+        client = SimpleNamespace(
+            scheduler=scheduler, sync=lambda function: function(), scheduler_info=lambda: {"workers": {}}
         )
+        named = NamedSite("here", Path("here.yaml"), site)
+        self.looks: list[float] = []
+        self.jobs = SlurmJobs(
+            client,
+            self.cluster,
+            named,
+            Path("/jobs"),
+            name="c-1.2",
+            needs_s=NEEDS_S,
+            left=self.left,
+            look=self.look,
+        )
+
+    def look(self, wait_s: float) -> Any:
+        """Begin to look for jobs that are ours and not known."""
+        self.looks.append(wait_s)
+        self.left = cast("Any", SimpleNamespace(found=None, problem="", error=None, close=lambda: None))
+        return self.left
 
     def request(self, wanted: Mapping[Kind, int], busy: Set[str] = frozenset()) -> Mapping[str, str]:
         """One look of the driver, a second after the one before."""
@@ -173,7 +193,7 @@ def test_left_jobs_are_asked_for_until_slurm_answers_unless_it_never_will(
 
     def look() -> Mapping[str, str]:
         answer = answers.pop(0)
-        if isinstance(answer, ResourceError):
+        if isinstance(answer, Exception):
             raise answer
         return dict(answer)
 
@@ -184,6 +204,63 @@ def test_left_jobs_are_asked_for_until_slurm_answers_unless_it_never_will(
     left = handover.LeftJobs(look)
     wait_for(lambda: left.error is not None, seconds=60)
     assert answers == []
+    answers += [ValueError("an answer that nobody understands"), {"8": "c-1.1.gpu"}]
+    left = handover.LeftJobs(look)
+    wait_for(lambda: left.found is not None, seconds=60)
+
+
+def test_jobs_that_are_ending_are_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def ask(argv: Any) -> str:
+        asked.append(argv[0])
+        return "7|RUNNING|c-1.1.gpu\n8|COMPLETING|c-1.1.gpu\n9|COMPLETING|c-1.1.gone\n10|PENDING|c-2.1.gpu\n"
+
+    monkeypatch.setattr("campaign.execution.slurm.ask", ask)
+    assert handover.jobs_left("c-1.", SITE) == {"7": "c-1.1.gpu"}
+    assert asked == ["squeue"]
+
+
+def test_a_driver_that_lost_the_campaign_leaves_jobs_and_keys_to_the_one_that_took_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Cluster(ScriptedCluster):
+        scheduler_address = "tls://here"
+        job_cls = SimpleNamespace(left_running=False)
+
+        def __init__(self, **_: Any) -> None:
+            super().__init__()
+
+        def __enter__(self) -> "Cluster":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    asked: list[str] = []
+
+    def ask(argv: Any) -> str:
+        asked.append(argv[0])
+        return ""
+
+    monkeypatch.setattr(module, "import_jobqueue", lambda: SimpleNamespace(SLURMCluster=Cluster))
+    monkeypatch.setattr(module, "JobWatch", lambda _: ScriptedWatch())
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(handover, "ask", ask)
+    monkeypatch.setattr("campaign.execution.slurm.ask", lambda _: "7|RUNNING|c-1.2.gpu")
+    layout = Layout(tmp_path)
+    named = NamedSite("here", Path("here.yaml"), SITE)
+
+    def lose() -> None:
+        with module.open_jobs(named, layout, campaign="c", epoch=1, needs_s=1.0):
+            (layout.jobs / handover.ADDRESS).write_text("of the other driver")
+            raise TakenOverError("another driver holds it")
+
+    with pytest.raises(TakenOverError):
+        lose()
+    assert Cluster.job_cls.left_running
+    assert (layout.jobs / handover.ADDRESS).read_text() == "of the other driver"
+    assert list(layout.jobs.glob("*.pem"))
+    assert "scancel" not in asked
 
 
 def test_what_a_waiting_job_waited_for_is_told_only_while_it_waits(scene: Scene) -> None:
@@ -268,10 +345,10 @@ def test_a_worker_out_of_time_gets_nothing_more_although_it_was_heard_late(scene
 
 
 def test_a_refusal_that_may_pass_is_waited_for(scene: Scene) -> None:
-    scene.cluster.refusal = "Unable to contact slurm controller"
+    scene.cluster.refusal = "Job violates accounting/QOS policy"
     assert scene.request({GPU: 1}) == {}
     assert scene.request({GPU: 1}) == {}
-    assert "SLURM refuses jobs (Unable to contact slurm controller)" in str(scene.jobs.picture())
+    assert "SLURM refuses jobs (Job violates accounting/QOS policy)" in str(scene.jobs.picture())
     scene.cluster.refusal = ""
     scene.request({GPU: 1})
     assert scene.cluster.submitted == []
@@ -280,6 +357,16 @@ def test_a_refusal_that_may_pass_is_waited_for(scene: Scene) -> None:
     scene.request({GPU: 1})
     assert len(scene.cluster.submitted) == 1
     assert "refuses" not in str(scene.jobs.picture())
+
+
+def test_a_refusal_that_nobody_knows_has_some_tries(scene: Scene) -> None:
+    scene.cluster.refusal = "Batch job submission failed: Unspecified error"
+    for _ in range(MOST_UNKNOWN - 1):
+        scene.request({GPU: 1})
+        assert scene.request({GPU: 1}) == {}
+        scene.now += MOST_REFUSED_S
+    scene.request({GPU: 1})
+    assert "Unspecified error" in scene.request({GPU: 1})["gpu"]
 
 
 def test_a_refusal_for_good_is_told(scene: Scene) -> None:
@@ -301,9 +388,127 @@ def test_jobs_that_end_before_a_worker_starts_are_told(scene: Scene) -> None:
     for number in ("1", "2"):
         scene.request({GPU: 1})
         assert scene.request({GPU: 1}) == {}
-        scene.end(number, "FAILED")
+        scene.end(number, "FAILED", f"n{number}")
     (told,) = scene.request({GPU: 1}).values()
     assert told == "its jobs end before a worker starts (FAILED); see jobs/c-1.2.gpu-2.err"
+
+
+def test_a_node_on_which_no_worker_starts_is_left_out_before_its_resource_is_given_up(scene: Scene) -> None:
+    for number in ("1", "2"):
+        scene.request({GPU: 1})
+        scene.request({GPU: 1})
+        scene.end(number, "FAILED", "n7")
+    assert scene.request({GPU: 1}) == {}
+    assert "--exclude=n7" in scene.cluster.submitted[2]["job_extra_directives"]
+    scene.request({GPU: 1})
+    scene.end("3", "FAILED", "n8")
+    assert "before a worker starts" in scene.request({GPU: 1})["gpu"]
+
+
+def test_the_only_node_on_which_no_worker_starts_is_told(scene: Scene) -> None:
+    for number in ("1", "2"):
+        scene.request({GPU: 1})
+        scene.request({GPU: 1})
+        scene.end(number, "FAILED", "n7")
+    scene.cluster.refusal = "Requested node configuration is not available"
+    scene.request({GPU: 1})
+    (told,) = scene.request({GPU: 1}).values()
+    assert "node configuration" in told
+    assert "its jobs end before a worker starts (FAILED); see jobs/c-1.2.gpu-2.err" in told
+
+
+def test_a_resource_whose_jobs_are_at_work_is_not_held(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    busy = {scene.start("1")}
+    for number in ("2", "3"):
+        assert scene.request({GPU: 2}, busy) == {}
+        scene.request({GPU: 2}, busy)
+        scene.end(number, "FAILED", f"n{number}")
+    for _ in range(3):
+        assert scene.request({GPU: 2}, busy) == {}
+    assert len(scene.cluster.submitted) == 3  # only no more is asked for
+    scene.end("1", "TIMEOUT")
+    assert "before a worker starts" in scene.request({GPU: 2})["gpu"]
+
+
+def test_a_slot_that_was_missed_once_has_no_more_time_than_before(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    address = scene.start("1", left_s=1000)
+    until = scene.jobs.slots()[address].until
+    workers, scene.workers = scene.workers, {}
+    assert scene.jobs.slots() == {}
+    scene.now += 500
+    scene.workers = workers
+    assert scene.jobs.slots()[address].until == until
+
+
+def test_a_job_that_slurm_took_without_an_answer_is_adopted_before_others_are_asked_for(scene: Scene) -> None:
+    scene.cluster.refusal = "Batch job submission failed: Socket timed out on send/recv operation"
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    assert scene.looks == [REFUSED_S]
+    scene.cluster.refusal = ""
+    scene.now += REFUSED_S
+    scene.request({GPU: 1})
+    assert scene.cluster.submitted == []  # nobody knows yet what there is
+    scene.left.found = {"77": "c-1.2.gpu"}
+    for _ in range(3):
+        scene.request({GPU: 1})
+    assert scene.cluster.submitted == []
+    address = scene.start("77")
+    scene.request({GPU: 1}, {address})
+    for _ in range(int(IDLE_S) + 2):
+        scene.request({})
+    assert scene.cluster.cancelled[-1:] == ["77"]
+
+
+def test_jobs_that_are_known_or_were_let_go_are_not_adopted(scene: Scene) -> None:
+    scene.request({GPU: 3})
+    scene.request({GPU: 3})
+    scene.request({GPU: 2})
+    assert scene.cluster.cancelled == ["3"]
+    scene.cluster.refusal = "Unable to contact slurm controller"
+    scene.request({GPU: 3})
+    scene.request({GPU: 3})
+    scene.left.found = dict.fromkeys(("1", "2", "3"), "c-1.2.gpu")
+    scene.request({GPU: 3})
+    assert [process.job_id for process in scene.cluster.workers.values()] == ["1", "2"]
+
+
+def test_so_many_jobs_are_submitted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, site=with_places(jobs=3 * MOST_AT_ONCE))
+    for looks in (1, 2, 3, 4):
+        scene.request({GPU: 3 * MOST_AT_ONCE})
+        assert len(scene.cluster.submitted) == MOST_AT_ONCE * min(3, looks)
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED"])
+def test_the_end_of_a_job_that_was_left_says_nothing_of_others(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """It was ending, perhaps, before this driver came."""
+    left = {"41": "c-1.1.gpu", "42": "c-1.1.gpu", "43": "c-1.1.gpu"}
+    scene = Scene(monkeypatch, left)
+    scene.request({GPU: 3})
+    for number, job in enumerate(left):
+        scene.end(job, state, f"n{number}")
+    for _ in range(2):
+        assert scene.request({GPU: 3}) == {}
+    assert scene.cluster.kinds == ["gpu"] * 3
+
+
+def test_a_job_that_never_comes_to_its_end_is_replaced(scene: Scene) -> None:
+    scene.request({GPU: 1})
+    scene.request({GPU: 1})
+    scene.start("1")
+    scene.end("1", "COMPLETING")
+    scene.request({GPU: 1})
+    scene.now += NO_WORKER_S
+    for _ in range(3):
+        assert scene.request({GPU: 1}) == {}
+    assert len(scene.cluster.submitted) == 2
 
 
 def test_a_node_that_fails_twice_is_left_out(scene: Scene) -> None:
@@ -330,6 +535,17 @@ def test_a_node_that_takes_several_jobs_with_it_failed_once(scene: Scene) -> Non
     scene.request({GPU: 3})
     assert len(scene.cluster.submitted) == 6
     assert "left out" not in str(scene.jobs.picture())
+
+
+def test_a_node_that_slurm_does_not_name_is_not_left_out(scene: Scene) -> None:
+    for number in ("1", "2"):
+        scene.request({GPU: 1})
+        scene.request({GPU: 1})
+        scene.end(number, "NODE_FAIL", "")
+        scene.request({})
+        scene.now += ONE_FAILURE_S
+    scene.request({GPU: 1})
+    assert not [one for one in scene.cluster.submitted[2]["job_extra_directives"] if "exclude" in one]
 
 
 def test_jobs_that_somebody_cancelled_are_not_asked_for_again(scene: Scene) -> None:
@@ -477,7 +693,7 @@ def test_a_place_that_refuses_leaves_the_other(monkeypatch: pytest.MonkeyPatch) 
     assert scene.cluster.kinds == ["gpu", "gpu"]
     scene.cluster.refused_kind = ""
     scene.end("1", "FAILED")
-    scene.end("2", "FAILED")
+    scene.end("2", "FAILED", "n2")
     for _ in range(2):
         nowhere = scene.request({GPU: 2})
     assert nowhere["gpu"].count("SLURM refuses its jobs: invalid partition") == 1

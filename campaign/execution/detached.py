@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from campaign.errors import ResourceError
 from campaign.execution.cluster import Kind
-from campaign.execution.job_scripts import job_prefix, job_script
+from campaign.execution.job_scripts import check_path, job_prefix, job_script
 from campaign.execution.slurm import ask, jobs_named, site_environment
 from campaign.layout import Layout, write_atomic
 from campaign.site import NamedSite
@@ -65,7 +65,19 @@ class DriverJobs:
             SLURM does not answer.
         """
         with site_environment(self.site.site):
-            return [job_id for job_id, _ in jobs_named(self.name)]
+            return [job_id for job_id, _, _ in jobs_named(self.name)]
+
+    @property
+    def waiting(self) -> list[str]:
+        """Ids of those that wait in the queue: of a driver at work, its successors.
+
+        Raises
+        ------
+        ResourceError
+            SLURM does not answer.
+        """
+        with site_environment(self.site.site):
+            return [job_id for job_id, state, _ in jobs_named(self.name) if state == "PENDING"]
 
     def submit(self, after: str | None = None) -> str:
         """Submit a driver's job, to start when the job ``after`` has ended; return its id.
@@ -73,8 +85,9 @@ class DriverJobs:
         Raises
         ------
         ResourceError
-            SLURM refuses it or does not answer.
+            SLURM refuses it or does not answer, or cannot use the directory.
         """
+        check_path(self.layout)
         folder = self.layout.jobs.resolve()
         folder.mkdir(mode=0o700, exist_ok=True)
         arguments = ("-m", "campaign", "drive", str(self.layout.root.resolve()), "--site", self.site.argument)
@@ -87,9 +100,13 @@ class DriverJobs:
         with site_environment(self.site.site):
             said = ask(("sbatch", "--parsable", f"--signal=B:TERM@{TOLD_BEFORE_S}", *order, str(script)))
         job_id = said.strip().partition(";")[0]
+        self.note(job_id)
+        return job_id
+
+    def note(self, job_id: str) -> None:
+        """Leave word for other commands which job the next driver has."""
         told = {"job": job_id, "site": self.site.argument, "campaign": self.campaign}
         write_atomic(self.layout.driver_job, json.dumps(told))
-        return job_id
 
     def cancel(self, job_id: str) -> None:
         """Cancel one of them, if SLURM answers."""
@@ -147,8 +164,8 @@ class Succession:
         while not self._over.is_set():
             try:
                 self._care(time.monotonic())
-            except ResourceError as error:
-                logger.warning("this driver's successor: %s", error)
+            except Exception as error:  # nobody else would try again
+                logger.warning("this driver's successor: %s: %s", type(error).__name__, error)
             self._over.wait(ASK_AGAIN_S)
 
     def _care(self, now: float) -> None:
@@ -160,6 +177,12 @@ class Succession:
                 self._successor = None
         may_start = now > self._let_start_at
         if self._successor is None:
+            waiting = self._jobs.waiting
+            if waiting:  # SLURM took it, although it did not say so
+                self._successor, self._is_let = waiting[-1], False
+                self._jobs.note(self._successor)
+                self._look_at = now + LOOK_EVERY_S
+                return
             self._successor = self._jobs.submit(after=None if may_start else self._own)
             self._is_let = may_start
             self._look_at = now + LOOK_EVERY_S

@@ -6,12 +6,11 @@ dying worker would be computed again.
 
 import contextlib
 import logging
-import math
 import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,8 @@ MISSING_SLOT_S = 5.0
 class Flight:
     """An attempt that was submitted.
 
-    ``rate`` is the speed that was measured for its like, ``segments`` how many it has committed.
+    ``rate`` is the speed that was measured for its like, ``segments`` how many its stage has, and ``work``
+    what it has committed of them itself.
     """
 
     attempt_id: str
@@ -47,6 +47,7 @@ class Flight:
     started: str | None = None
     progress: Progress | None = None
     segments: int = 0
+    work: Ending = field(default_factory=Ending)
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Dispatcher:
         free: dict[Kind, list[Slot]] = {}
         for address in sorted(self._slots.keys() - busy):
             slot = self._slots[address]
-            if slot.left_s() >= self._segment_s or math.isinf(slot.until):
+            if slot.left_s() >= self._segment_s:
                 free.setdefault(slot.kind, []).append(slot)
         return free
 

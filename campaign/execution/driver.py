@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
 from campaign.execution.looks import Looks
 from campaign.execution.place import Place
-from campaign.execution.requests import HANDED_OVER, read_requests
+from campaign.execution.requests import HANDED_OVER, Request, read_requests
 from campaign.execution.result_rows import ResultRows
 from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
 from campaign.execution.segments import SEGMENT_S, work_of
@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 1.0
 HEARTBEAT_S = 10.0
+UNREAD_AT_ONCE = 200
+"""Results that are read between two heartbeats: some seconds on a slow disk."""
+
 STOP_GRACE_S = 15.0
 """How long running attempts have to end after a stop request before their workers are ended."""
 
@@ -117,6 +120,8 @@ def run_campaign(
     layout = Layout(root.resolve())
     layout.root.mkdir(parents=True, exist_ok=True)
     with DriverLock(layout.lock) as holder, Ledger.open(layout) as ledger:
+        # What comes later, also while this one waits for the lease, is for the loop and not for the past.
+        waiting = read_requests(layout)
         ledger.acquire(holder)
         for directory in (layout.stages, layout.attempts, layout.requests):
             directory.mkdir(exist_ok=True)
@@ -130,6 +135,7 @@ def run_campaign(
             stages,
             ledger,
             holder=holder,
+            waiting=waiting,
             place=place,
             successor=successor,
             on_snapshot=on_snapshot,
@@ -150,6 +156,7 @@ class _Driver:
         ledger: Ledger,
         *,
         holder: Holder,
+        waiting: Sequence[Request],
         place: Place,
         successor: Callable[[], str | None] | None,
         on_snapshot: SnapshotWatcher | None,
@@ -168,7 +175,7 @@ class _Driver:
         self._stopping_since: float | None = None
         self._last_tick = self._last_heartbeat = -float("inf")
 
-        past = settle_the_past(layout, plan, ledger)
+        past = settle_the_past(layout, plan, ledger, waiting)
         self._unread = past.unread
         self._out_of_memory = ledger.counted(FailureClass.OUT_OF_MEMORY)
         self._schedule = Schedule(
@@ -201,10 +208,10 @@ class _Driver:
         """Drive until nothing can be done any more, or until asked to stop."""
         finished = False
         with self._signals():
-            self._results.append(self._unread)
+            self._read_unread()
             self._show("running")
             try:
-                if self._schedule.has_ready() and not self._stop_signals:
+                while self._schedule.has_ready() and not self._stop_signals:
                     epoch = self._ledger.epoch or 0
                     with self._where.open(self._layout, self._plan.campaign, epoch) as cluster:
                         self._dispatcher = Dispatcher(
@@ -218,6 +225,7 @@ class _Driver:
                             cluster.leave()
                         elif self._dispatcher:  # what did not end when it was asked to
                             self._dispatcher.kill()
+                    self._apply_requests(over=True)
                 finished = not self._stop_signals
             finally:
                 # Fails if the campaign is another driver's by now: then nothing of it is ours to write.
@@ -227,6 +235,12 @@ class _Driver:
         return DriverResult(
             self._board.counts(), self._stop_signals > 0, dict(self._schedule.held), self._handing_over
         )
+
+    def _read_unread(self) -> None:
+        """Put what the store lacks into it, with a sign of life now and then."""
+        for start in range(0, len(self._unread), UNREAD_AT_ONCE):
+            self._results.append(self._unread[start : start + UNREAD_AT_ONCE])
+            self._ledger.heartbeat()
 
     def _loop(self, dispatcher: Dispatcher) -> None:
         while True:
@@ -300,21 +314,25 @@ class _Driver:
             )
         )
         now = utc_now()
+        placed = [self._plan.stages[item] for batch, _ in batches for item in batch]
+        if any(stage.engine is not None and speed_key(stage) not in self._speeds for stage in placed):
+            self._speeds = dict(self._ledger.speeds())  # a stage before it may have just measured it
         for batch, slot in batches:
             dispatcher.submit(
                 [
-                    Flight(next(attempt_ids), item, self._stages[item], slot, now, rate=self._speed_of(item))
+                    Flight(
+                        next(attempt_ids),
+                        item,
+                        self._stages[item],
+                        slot,
+                        now,
+                        rate=self._speeds.get(speed_key(self._plan.stages[item])),
+                    )
                     for item in batch
                 ]
             )
             for stage_id in batch:
                 self._board.update(stage_id)
-
-    def _speed_of(self, stage_id: str) -> float | None:
-        stage = self._plan.stages[stage_id]
-        if stage.engine is not None and speed_key(stage) not in self._speeds:
-            self._speeds = dict(self._ledger.speeds())  # a stage before it may have just measured it
-        return self._speeds.get(speed_key(stage))
 
     def _collect(self, dispatcher: Dispatcher) -> None:
         """Wait for what ends, at most until the next tick, and record all of it in one commit."""
@@ -415,8 +433,16 @@ class _Driver:
             self._ask_to_stop(dispatcher)
         self._show("running" if self._stopping_since is None else "stopping")
 
-    def _apply_requests(self) -> None:
-        for request in read_requests(self._layout):
+    def _apply_requests(self, *, over: bool = False) -> None:
+        """Do what others ask for; once all is ``over``, only what there is to do again."""
+        try:
+            requests = read_requests(self._layout)
+        except OSError as error:
+            logger.warning("requests cannot be read now: %s", error)
+            return
+        for request in requests:
+            if over and request.kind != "retry":
+                continue
             if request.kind == "stop" or (request.kind == "handover" and self._successor is not None):
                 self._stop(hand_over=request.kind == "handover")
                 self._stop_signals = max(self._stop_signals, 1)
@@ -427,7 +453,8 @@ class _Driver:
                 for stage_id in ours:
                     self._failed.pop(stage_id, None)
                     self._board.update(stage_id)
-            request.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is applied once more, which changes nothing
+                request.path.unlink(missing_ok=True)
 
     # What others see
 
@@ -452,7 +479,10 @@ class _Driver:
             cluster={} if done or self._dispatcher is None else self._dispatcher.picture(),
             time_left_s=self._time_left_s(flights),
         )
-        write_snapshot(self._layout, picture)
+        try:
+            write_snapshot(self._layout, picture)
+        except OSError as error:  # the next picture may be written
+            logger.warning("status.json cannot be written now: %s", error)
         if self._on_snapshot is not None:
             try:
                 self._on_snapshot(picture)

@@ -4,6 +4,7 @@ Every group can go without harm to a result. A kill in the middle of a removal l
 what others read goes by one rename, and a manifest tells that a restart file is dropped before it is.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -66,8 +67,9 @@ class Group:
     def add(self, path: Path, core_hours: float | None = 0.0) -> None:
         """Add a file or a directory with all that is in it."""
         for file in _files(path):
-            self.files += 1
-            self.size += file.stat(follow_symlinks=False).st_size
+            with contextlib.suppress(FileNotFoundError):  # a campaign at work moves and removes files
+                self.size += file.stat(follow_symlinks=False).st_size
+                self.files += 1
         self.items.append(path)
         both = (self.core_hours, core_hours)
         self.core_hours = None if None in both else sum(hours for hours in both if hours is not None)
@@ -107,12 +109,12 @@ def collect_garbage(layout: Layout, names: Iterable[str] = GROUPS) -> list[Group
             raise no_ledger(layout)
         ledger = stack.enter_context(Ledger.open(layout))
         ledger.acquire(holder)
+        stack.callback(ledger.release)
         groups = find_garbage(layout, names)
         for group in groups:
             _remove(layout, group)
         with ledger.transaction():
             ledger.forget(_gone(layout, ledger.states()))
-        ledger.release()
     return groups
 
 
@@ -157,6 +159,8 @@ class _Search:
         self._plan: Plan = load_plan(layout.plan)
         if not layout.ledger.exists():
             raise no_ledger(layout)
+        # Before their states: what a driver begins after this look is nobody's leftover.
+        self._attempted = sorted(_entries(layout.attempts))
         with Ledger.open(layout, read_only=True) as ledger:
             self._states = ledger.states()
             self._speeds = ledger.speeds()
@@ -227,7 +231,7 @@ class _Search:
     def _attempts(self, group: Group, *, failed: bool) -> None:
         # An attempt's name starts with the first digits of its stage.
         states = {stage_id[:16]: state for stage_id, state in self._states.items() if state in _NOT_OVER}
-        for path in sorted(_entries(self._layout.attempts)):
+        for path in self._attempted:
             state = states.get(path.name.split("-")[0])
             if self._alive and (state == "running" or path.name.startswith("manifest-")):
                 continue

@@ -74,31 +74,35 @@ def forget_driver(folder: Path) -> None:
 
 
 def jobs_left(prefix: str, site: Site) -> dict[str, str]:
-    """Name and id of the jobs that an earlier driver left and that fit the site; others are cancelled.
+    """Names, by id, of the jobs that an earlier driver left and that fit the site; others are cancelled.
+
+    Those that are ending already are left out.
 
     Raises
     ------
     ResourceError
         SLURM does not answer.
     """
-    found = jobs_named(prefix)
-    strange = [job_id for job_id, name in found if kind_of(name).resource not in site.resources]
+    found = {job_id: name for job_id, state, name in jobs_named(prefix) if state != "COMPLETING"}
+    strange = [job_id for job_id, name in found.items() if kind_of(name).resource not in site.resources]
     if strange:
         ask(("scancel", *strange))
-    return {job_id: name for job_id, name in found if job_id not in strange}
+    return {job_id: name for job_id, name in found.items() if job_id not in strange}
 
 
 class LeftJobs:
     """Jobs that an earlier driver left: asked for in a thread, as a SLURM that does not answer is waited for.
 
-    ``found`` is None until it has answered, ``problem`` why it has not, ``error`` why it never will.
+    It is asked after ``wait_s``. ``found`` is None until it has answered, ``problem`` why it has not,
+    ``error`` why it never will.
     """
 
-    def __init__(self, look: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, look: Callable[[], Mapping[str, str]], wait_s: float = 0.0) -> None:
         self.found: Mapping[str, str] | None = None
         self.problem = ""
         self.error: ResourceError | None = None
         self._look = look
+        self._wait_s = wait_s
         self._closing = threading.Event()
         threading.Thread(target=self._run, name="jobs left", daemon=True).start()
 
@@ -107,17 +111,20 @@ class LeftJobs:
         self._closing.set()
 
     def _run(self) -> None:
-        while self.found is None:
+        wait_s, failures = self._wait_s, 0
+        while self.found is None and not self._closing.wait(wait_s):
             try:
                 self.found = self._look()
             except ResourceError as error:
-                if not is_passing(str(error)):
+                if not is_passing(str(error), failures):
                     self.error = error
                     return
                 self.problem = str(error)
                 logger.warning("SLURM does not answer: %s", error)
-                if self._closing.wait(POLL_S):
-                    return
+            except Exception as error:  # nobody else would ask
+                self.problem = f"{type(error).__name__}: {error}"
+                logger.exception("SLURM's answer is not understood")
+            wait_s, failures = POLL_S, failures + 1
 
 
 def kind_of(name: str) -> Kind:
@@ -133,7 +140,7 @@ def end_jobs(prefix: str) -> None:
     deadline = time.monotonic() + _GONE_WITHIN_S
     try:
         while found := jobs_named(prefix):
-            ask(("scancel", *(job_id for job_id, _ in found)))
+            ask(("scancel", *(job_id for job_id, _, _ in found)))
             if time.monotonic() > deadline:
                 logger.warning("%d jobs %s... do not go", len(found), prefix)
                 return

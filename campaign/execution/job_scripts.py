@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from campaign.errors import ResourceError
 from campaign.execution import slot as in_job
 from campaign.execution.cluster import CONFIG, Kind
 from campaign.execution.handover import ADDRESS, key_files
@@ -50,6 +51,23 @@ def segment_s(site: Site, longest_s: float) -> float:
     """Length of segments on a site: what fits its shortest job several times, in s."""
     times = [resource.shortest_walltime_s for resource in site.resources.values()]
     return min(longest_s, *((time - in_job.margin_s(time)) / SEGMENTS_IN_JOB for time in times))
+
+
+def check_path(layout: Layout) -> None:
+    """Check that jobs can have their output in a campaign's directory.
+
+    Raises
+    ------
+    ResourceError
+        Its path has a space, which SLURM's options cannot hold.
+    """
+    root = str(layout.root.resolve())
+    if any(letter.isspace() for letter in root):
+        raise ResourceError(
+            "SLURM cannot write the output of jobs here: the path has a space",
+            where=root,
+            hint="choose another directory with --dir",
+        )
 
 
 def job_prefix(layout: Layout, campaign: str) -> str:

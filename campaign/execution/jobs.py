@@ -5,16 +5,17 @@ our own: `adapt` and walltimes lose results (DESIGN.md, section 6).
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from campaign.errors import FailureClass, ResourceError
+from campaign.errors import FailureClass, ResourceError, TakenOverError
 from campaign.execution.cluster import Kind, Loss, Slot, configured
 from campaign.execution.handover import (
     LeftJobs,
@@ -26,14 +27,15 @@ from campaign.execution.handover import (
     tell_address,
 )
 from campaign.execution.job_scripts import (
+    check_path,
     import_jobqueue,
     job_class,
     job_options,
     job_prefix,
 )
 from campaign.execution.scaling import Queue, to_ask, to_let_go
-from campaign.execution.slurm import ENDINGS, JobWatch, ask, site_environment
-from campaign.execution.troubles import Troubles
+from campaign.execution.slurm import ENDINGS, JobWatch, ask, is_unanswered, site_environment
+from campaign.execution.troubles import REFUSED_S, Troubles
 from campaign.layout import Layout
 from campaign.site import NamedSite
 
@@ -50,6 +52,9 @@ VERDICT_S = 400.0
 
 NO_WORKER_S = 600.0
 """A job that runs without a worker for so long is given up."""
+
+MOST_AT_ONCE = 10
+"""Jobs that are submitted at the same time: each is a process here, and a question to SLURM."""
 
 _MORE_CONFIG = {
     # Dask would cancel the job of a worker that it misses, and SLURM never say what happened to its node.
@@ -84,19 +89,19 @@ def open_jobs(
     from distributed import Client
 
     site = named.site.with_places()
-    if any(letter.isspace() for letter in str(layout.root.resolve())):
-        raise ResourceError(
-            "SLURM cannot write the output of jobs here: the path has a space",
-            where=str(layout.root.resolve()),
-            hint="choose another directory with --dir",
-        )
+    check_path(layout)
     prefix = job_prefix(layout, campaign)
     name = f"{prefix}{epoch}"
     folder = layout.jobs.resolve()
     folder.mkdir(mode=0o700, exist_ok=True)
     with site_environment(site), configured(_MORE_CONFIG), contextlib.ExitStack() as stack:
-        left = LeftJobs(lambda: jobs_left(prefix, site))  # it is answered while the cluster opens
-        stack.callback(left.close)
+
+        def look(wait_s: float) -> LeftJobs:
+            left = LeftJobs(lambda: jobs_left(prefix, site), wait_s)
+            stack.callback(left.close)
+            return left
+
+        left = look(0.0)  # it is answered while the cluster opens
         first = job_options(site, Kind(next(iter(site.resources))), name=name, log_directory=folder)
         try:
             cluster = stack.enter_context(
@@ -120,9 +125,12 @@ def open_jobs(
                 hint=f"try `campaign doctor --site {named.name}`",
             ) from error
         tell_address(folder, cluster.scheduler_address)
-        jobs = SlurmJobs(client, cluster, named, folder, name=name, needs_s=needs_s, left=left)
+        jobs = SlurmJobs(client, cluster, named, folder, name=name, needs_s=needs_s, left=left, look=look)
         try:
             yield jobs
+        except TakenOverError:  # jobs, address and keys are that driver's by now
+            jobs.leave()
+            raise
         finally:
             jobs.close()
             if not jobs.are_left:
@@ -132,13 +140,14 @@ def open_jobs(
 
 @dataclass
 class _Record:
-    """One job that was asked for; ``name`` is Dask's for it, ``job_name`` SLURM's."""
+    """One job that was asked for, or ``adopted``; ``name`` is Dask's for it, ``job_name`` SLURM's."""
 
     name: str
     job_name: str
     kind: Kind
     asked: float
     job_id: str | None = None
+    adopted: bool = False
     had_worker: bool = False
     idle_since: float | None = None
     leaving: bool = False
@@ -158,6 +167,7 @@ class SlurmJobs:
         name: str,
         needs_s: float,
         left: LeftJobs,
+        look: Callable[[float], LeftJobs],
     ) -> None:
         self.client = client
         self._cluster = cluster
@@ -171,12 +181,15 @@ class SlurmJobs:
         self._number = 0
         self._jobs: dict[str, _Record] = {}
         self._slots: dict[str, Slot] = {}
+        self._met: dict[str, Slot] = {}
+        """All slots of the jobs there are: what a worker says of its time is of the moment when it began."""
         self._ours: set[str] = set()
         """Jobs that were let go, idle as they were; their workers are there for another second or two."""
         self._start_s: dict[Kind, float] = {}
         self._lost_jobs: set[str] = set()
         self.are_left = False
         self._watch = JobWatch(self._job_ids)
+        self._look = look
         self._left: LeftJobs | None = left
 
     def leave(self) -> None:
@@ -204,13 +217,18 @@ class SlurmJobs:
     def slots(self) -> Mapping[str, Slot]:
         """See `Cluster.slots`."""
         now = time.monotonic()
-        workers = self.client.scheduler_info()["workers"]
+        # Not by `scheduler_info`: it names five workers only from Dask 2025.4 on, or at times none.
+        try:
+            workers = self.client.sync(self.client.scheduler.identity)["workers"]
+        except OSError as error:
+            logger.warning("Dask does not tell of its workers: %s", error)
+            return self._slots
         found: dict[str, Slot] = {}
         for address, worker in workers.items():
             facts = worker.get("campaign")
             if facts is None or facts["job"] in self._ours or self._has_ended(facts["job"]):
                 continue
-            known = self._slots.get(address)
+            known = self._met.get(address)
             if known is None:
                 kind = next((job.kind for job in self._jobs.values() if str(job.kind) == facts["kind"]), None)
                 if kind is None:
@@ -221,11 +239,14 @@ class SlurmJobs:
                 self._troubles.began(kind)
             found[address] = known
         self._slots = found
+        there = {job.job_id for job in self._jobs.values()}
+        self._met = {key: slot for key, slot in self._met.items() if slot.job in there} | found
         with_worker = {slot.job for slot in found.values()}
         for job in self._jobs.values():
             if job.job_id in with_worker and not job.had_worker:
                 job.had_worker = True
-                self._start_s[job.kind.anywhere] = now - job.asked
+                if not job.adopted:  # nobody knows how long that one waited
+                    self._start_s[job.kind.anywhere] = now - job.asked
         return found
 
     def _has_ended(self, job_id: str) -> bool:
@@ -268,17 +289,20 @@ class SlurmJobs:
     def request(self, wanted: Mapping[Kind, int], busy: Set[str]) -> Mapping[str, str]:
         """See `Cluster.request`."""
         now = time.monotonic()
-        if self._left is not None and not self._adopt(self._left):
-            return {}
+        if self._left is not None:
+            self._adopt(self._left)
         self._review(now)
         self._retire_spent(busy)
-        changed = False
-        for kind in {*wanted, *(job.kind.anywhere for job in self._jobs.values())}:
-            changed |= self._scale(kind, wanted.get(kind, 0), busy, now)
-        if changed:
-            self._watch.hurry()
+        if self._left is None:  # it is known which jobs there are
+            changed = False
+            for kind in {*wanted, *(job.kind.anywhere for job in self._jobs.values())}:
+                changed |= self._scale(kind, wanted.get(kind, 0), busy, now)
+            if changed:
+                self._watch.hurry()
         self._correct()
-        return self._troubles.nowhere()
+        # Where jobs are at work their resource is there, whatever becomes of new ones.
+        at_work = {job.kind.anywhere.resource for job in self._jobs.values() if job.had_worker}
+        return {name: why for name, why in self._troubles.nowhere().items() if name not in at_work}
 
     def _correct(self) -> None:
         """Let Dask submit and cancel, in its own time."""
@@ -306,7 +330,7 @@ class SlurmJobs:
             room = self._troubles.room(place.resource, there[place.resource], most, now)
             queues[place] = Queue(len(jobs), room)
         asked = to_ask(missing, left, queues)
-        for place in asked.elements():
+        for place in itertools.islice(asked.elements(), max(0, MOST_AT_ONCE - len(self._under_way))):
             self._submit(place, now)
         if asked:
             return True
@@ -320,6 +344,12 @@ class SlurmJobs:
         self._let_go(spare, -missing)
         return False
 
+    @property
+    def _under_way(self) -> Set[str]:
+        """Names of the jobs that Dask is submitting."""
+        names: Set[str] = self._cluster.worker_spec.keys() - self._cluster.workers.keys()
+        return names
+
     def _places(self, kind: Kind) -> list[Kind]:
         kinds = (Kind(resource, kind.raised) for resource in self._site.resources)
         return [place for place in kinds if place.anywhere == kind]
@@ -330,10 +360,10 @@ class SlurmJobs:
         for job in known[: max(0, count)]:
             self._drop(job)
 
-    def _adopt(self, left: LeftJobs) -> bool:
-        """Go on with the jobs of an earlier driver, which wait in the queue or look for this one.
+    def _adopt(self, left: LeftJobs) -> None:
+        """Go on with jobs that this driver does not know: of an earlier one, or taken without an answer.
 
-        Returns whether it is known which there are.
+        They wait in the queue or look for this driver.
 
         Raises
         ------
@@ -341,18 +371,22 @@ class SlurmJobs:
             That will never be known.
         """
         if left.error is not None:
-            raise left.error
-        if left.found is None:
-            return False
+            if not self._number:
+                raise left.error
+            self._look_again()  # it took jobs before
+        if left.found is None or self._under_way:  # what it tells of these is known in a moment
+            return
+        known = {process.job_id for process in self._cluster.workers.values()} | self._ours
         for job_id, job_name in left.found.items():
+            if job_id in known or f"left-{job_id}" in self._jobs:
+                continue
             kind = kind_of(job_name)
             options = job_options(self._site, kind, name=job_name, log_directory=self._folder)
-            job = _Record(f"left-{job_id}", job_name, kind, time.monotonic())
+            job = _Record(f"left-{job_id}", job_name, kind, time.monotonic(), adopted=True)
             self._add(job, {**options, "adopted": job_id})
-            logger.info("job %s of an earlier driver goes on", job_id)
+            logger.info("job %s, which was there before, goes on", job_id)
         self._left = None
         self._correct()
-        return True
 
     def _submit(self, kind: Kind, now: float) -> None:
         self._number += 1
@@ -406,21 +440,30 @@ class SlurmJobs:
             if process.refused:
                 del self._jobs[job.name]
                 self._troubles.refused(job.kind.resource, process.refused, now)
+                if is_unanswered(process.refused):
+                    self._look_again()
             elif job.job_id is not None:
                 if is_new:
                     self._troubles.accepted(job.kind.resource)
                 self._look_at(job, job.job_id, now)
 
+    def _look_again(self) -> None:
+        """Ask for nothing until it is known what SLURM took although it did not say so."""
+        if self._left is not None:
+            self._left.close()
+        self._left = self._look(REFUSED_S)
+
     def _look_at(self, job: _Record, job_id: str, now: float) -> None:
         state = self._watch.state(job_id)
         if state is None:
             return
-        if state.state != "RUNNING" or job_id in {slot.job for slot in self._slots.values()}:
+        there = state.state in {"RUNNING", "COMPLETING"}  # some nodes never come to an end
+        if not there or job_id in {slot.job for slot in self._slots.values()}:
             job.deserted_since = None
         elif job.deserted_since is None:
             job.deserted_since = now
         elif now - job.deserted_since > NO_WORKER_S:
-            if not job.had_worker:
+            if state.state == "RUNNING" and not job.had_worker:
                 self._troubles.give_up(
                     job.kind.resource,
                     f"job {job_id} runs on {state.node}, and its worker does not reach the driver; "
@@ -434,12 +477,13 @@ class SlurmJobs:
         elif state.ended:
             logger.info("job %s ended: %s", job_id, state.state)
             del self._jobs[job.name]
+            was_ending = job.adopted and not job.had_worker  # perhaps: it says nothing of the next one
             if state.state in {"NODE_FAIL", "BOOT_FAIL"}:
                 self._troubles.node_failed(state.node, now)
-            elif state.state == "CANCELLED":
+            elif state.state == "CANCELLED" and not was_ending:
                 self._troubles.cancelled(job.kind)
-            elif not job.had_worker:
-                self._troubles.never_began(job.kind, state.state, self._log_of(job, job_id))
+            elif not job.had_worker and not was_ending:
+                self._troubles.never_began(job.kind, state.node, state.state, self._log_of(job, job_id))
 
     def _log_of(self, job: _Record, job_id: str) -> str:
         return f"{self._folder.name}/{job.job_name}-{job_id}.err"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from campaign.engines.base import get_engine
 from campaign.execution.dispatch import Flight
-from campaign.execution.segments import WORK, work_of
+from campaign.execution.segments import WORK, committed_segments, work_in
 from campaign.execution.worker import STARTED
 from campaign.layout import Layout
 from campaign.ledger import Ledger
@@ -53,12 +53,11 @@ class Looks:
                 for attempt_id, facts in started:
                     self._ledger.started(attempt_id, facts["host"], facts["pid"], facts["started"])
                 for flight in came_further:
-                    self._ledger.progressed(
-                        flight.attempt_id, work_of(self._layout, flight.stage_id, flight.attempt_id)
-                    )
+                    self._ledger.progressed(flight.attempt_id, flight.work)
 
     def _count_segments(self, flight: Flight) -> bool:
-        """Look how many segments the stage has; whether they became more."""
-        before = flight.segments
-        flight.segments = sum(1 for _ in self._layout.segments_of(flight.stage_id).iterdir())
-        return flight.segments > before
+        """Look for segments that the stage did not have before; whether there are any."""
+        new = committed_segments(self._layout, flight.stage_id, after=flight.segments)
+        flight.segments += len(new)
+        flight.work = work_in(new, flight.attempt_id, flight.work)
+        return bool(new)

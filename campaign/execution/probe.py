@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import CampaignError
+from campaign.execution.lock import try_lock
 from campaign.execution.slot import node, versions_of
 from campaign.execution.slurm import ask, states_of_jobs
 from campaign.layout import write_atomic
@@ -101,13 +102,7 @@ def network(host: str | None, port: int, interface: str | None) -> dict[str, Any
 def lock(folder: Path) -> dict[str, Any]:
     """Try to take the lock that the doctor holds."""
     with (folder / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-                return {"refused": True}
-            raise
-    return {"refused": False}
+        return {"refused": not try_lock(file, fcntl.LOCK_EX)}
 
 
 def rename(folder: Path) -> dict[str, Any]:

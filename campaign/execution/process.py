@@ -7,6 +7,7 @@ That death is tied to the *thread* that started the process. `run_process` waits
 process is gone, so a thread of a pool (a Dask worker's) can run it.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -27,6 +28,9 @@ STOP_GRACE_S = 8.0
 """Time in which a process that was asked to stop can reach the end of its block."""
 
 VMSTAT = Path("/proc/vmstat")
+
+_NO_PROGRAM = frozenset({errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR})
+"""Errors of a program that is not one of this machine, or whose interpreter is missing; others may pass."""
 
 
 def run_process(
@@ -70,6 +74,8 @@ def run_process(
     ------
     EngineNotFoundError
         The program does not exist or cannot be executed.
+    OSError
+        A file cannot be written, or no process be started, now.
     EngineTimeoutError
         Nothing was written for ``timeout_without_output_s``.
     CancelledAttemptError
@@ -125,8 +131,8 @@ def _start(command: Command, directory: Path, threads: int) -> subprocess.Popen[
         raise EngineNotFoundError(
             f"cannot execute {command.argv[0]}", where=str(directory), hint="try `campaign doctor`"
         )
-    try:
-        with (directory / STDOUT).open("wb") as stdout, (directory / STDERR).open("wb") as stderr:
+    with (directory / STDOUT).open("wb") as stdout, (directory / STDERR).open("wb") as stderr:
+        try:
             return subprocess.Popen(  # noqa: S603 - an engine's own command, without a shell
                 (program, *command.argv[1:]),
                 cwd=directory,
@@ -137,10 +143,14 @@ def _start(command: Command, directory: Path, threads: int) -> subprocess.Popen[
                 start_new_session=True,
                 preexec_fn=dying_with_parent(),  # noqa: PLW1509 - one system call, loaded before
             )
-    except OSError as error:  # not a program of this machine, or its interpreter is missing
-        raise EngineNotFoundError(
-            f"cannot execute {program}: {error.strerror}", where=str(directory), hint="try `campaign doctor`"
-        ) from error
+        except OSError as error:
+            if error.errno not in _NO_PROGRAM:
+                raise
+            raise EngineNotFoundError(
+                f"cannot execute {program}: {error.strerror}",
+                where=str(directory),
+                hint="try `campaign doctor`",
+            ) from error
 
 
 def _environment(extra: Mapping[str, str], threads: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from campaign.errors import LedgerError
 from campaign.execution.lock import current_holder
 from campaign.layout import Layout, write_atomic
 from campaign.plan_file import read_status
@@ -94,9 +95,18 @@ def driver_job(layout: Layout) -> dict[str, str] | None:
     """Tell the last ``job`` that was submitted for a driver, its ``site`` and the ``campaign``.
 
     None where the last driver has ended its work, or is in no job.
+
+    Raises
+    ------
+    LedgerError
+        The file that tells it is damaged.
     """
     try:
         found: dict[str, str] = json.loads(layout.driver_job.read_text())
     except FileNotFoundError:
         return None
+    except ValueError:
+        found = {}
+    if not isinstance(found, dict) or not {"job", "site", "campaign"} <= found.keys():
+        raise LedgerError("the file is damaged", where=str(layout.driver_job), hint="remove it")
     return found

@@ -10,7 +10,7 @@ Where no speed is known yet, the process is asked to end after a while, and that
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,18 +110,22 @@ class CommittedSegment:
             raise LedgerError(f"not the manifest of a segment: {error}", where=str(directory)) from error
 
 
-def committed_segments(layout: Layout, stage_id: str) -> list[CommittedSegment]:
-    """Segments of a stage that follow each other from its start; only their manifests are read."""
+def committed_segments(layout: Layout, stage_id: str, *, after: int = 0) -> list[CommittedSegment]:
+    """Segments of a stage that follow each other from its start; only their manifests are read.
+
+    With ``after`` only those that follow the one of this number, whatever is before it.
+    """
     chain: list[CommittedSegment] = []
     while True:
-        directory = layout.segments_of(stage_id) / f"{len(chain) + 1:04d}"
+        directory = layout.segments_of(stage_id) / f"{after + len(chain) + 1:04d}"
         if not directory.is_dir():
             return chain
         try:
             segment = CommittedSegment.read(directory)
         except LedgerError:
             return chain
-        if segment.first != (chain[-1].last if chain else 0):
+        first = chain[-1].last if chain else segment.first if after else 0
+        if segment.first != first:
             return chain
         chain.append(segment)
 
@@ -131,6 +135,9 @@ def usable_segments(layout: Layout, stage_id: str, state_file: str) -> list[Comm
 
     Those that cannot be used are removed: their place is needed.
     """
+    directory = layout.segments_of(stage_id)
+    # Another attempt may commit one meanwhile: what is not here yet is not looked at.
+    there = sorted(directory.iterdir(), reverse=True) if directory.is_dir() else []
     chain = committed_segments(layout, stage_id)
     for position, segment in enumerate(chain):
         if not _is_whole(segment, without=state_file):
@@ -138,13 +145,11 @@ def usable_segments(layout: Layout, stage_id: str, state_file: str) -> list[Comm
             break
     while chain and not _is_whole(chain[-1]):
         chain.pop()
-    directory = layout.segments_of(stage_id)
-    if directory.is_dir():
-        used = {segment.directory.name for segment in chain}
-        for path in sorted(directory.iterdir(), reverse=True):
-            if path.name not in used:
-                logger.warning("segment %s of stage %s is not whole and is made again", path.name, stage_id)
-                shutil.rmtree(path)
+    used = {segment.directory.name for segment in chain}
+    for path in there:
+        if path.name not in used:
+            logger.warning("segment %s of stage %s is not whole and is made again", path.name, stage_id)
+            shutil.rmtree(path)
     return chain
 
 
@@ -178,11 +183,16 @@ def work_of(layout: Layout, stage_id: str, attempt_id: str) -> Ending:
             return _work_in(read_manifest(layout.stage(stage_id)), attempt_id)
         except LedgerError:  # damaged; that is told where the stage is needed
             return Ending()
-    kept = [item for item in committed_segments(layout, stage_id) if item.attempt == attempt_id]
+    return work_in(committed_segments(layout, stage_id), attempt_id, Ending())
+
+
+def work_in(segments: Sequence[CommittedSegment], attempt_id: str, before: Ending) -> Ending:
+    """Add up what one attempt committed among segments, besides what it did ``before``."""
+    own = [segment for segment in segments if segment.attempt == attempt_id]
     return Ending(
-        wall_s=sum(segment.wall_s for segment in kept),
-        segments=len(kept),
-        steps=sum(segment.last - segment.first for segment in kept),
+        wall_s=(before.wall_s or 0.0) + sum(segment.wall_s for segment in own),
+        segments=before.segments + len(own),
+        steps=before.steps + sum(segment.last - segment.first for segment in own),
     )
 
 

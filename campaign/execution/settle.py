@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from campaign.errors import FailureClass
 from campaign.execution.commit import is_committed
 from campaign.execution.disk import lost_stages, remove, unread_results
-from campaign.execution.requests import read_requests
+from campaign.execution.requests import Request
 from campaign.execution.segments import discard_segments, work_of
 from campaign.layout import Layout
 from campaign.ledger import Ledger, State
@@ -37,10 +37,9 @@ class Settled:
     unread: list[str]
 
 
-def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger) -> Settled:
-    """Reconcile what an earlier driver left, apply waiting requests, add new stages."""
+def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger, waiting: Sequence[Request]) -> Settled:
+    """Reconcile what an earlier driver left, apply the requests that waited for this one, add new stages."""
     again: list[str] = []
-    waiting = read_requests(layout)
     with ledger.transaction():
         settled = ledger.reconcile(
             functools.partial(is_committed, layout), functools.partial(work_of, layout)

