@@ -1,7 +1,11 @@
 """Campaigns of real LAMMPS on a local SLURM: start them, look at them, and check that they are whole."""
 
+import os
+import signal
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +94,28 @@ class Case:
 
         wait_for(look, seconds=240)
         return found[0]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """LAMMPS stands still, as if this machine were slow: it cannot finish before something is noticed."""
+        stopped: list[int] = []
+
+        def stop() -> bool:
+            for engine in engines_alive(self.root):
+                try:
+                    os.kill(engine, signal.SIGSTOP)
+                    if "State:\tZ" not in Path(f"/proc/{engine}/status").read_text():
+                        stopped.append(engine)
+                except (ProcessLookupError, FileNotFoundError):
+                    continue  # it had just ended
+            return bool(stopped)
+
+        wait_for(stop)
+        try:
+            yield
+        finally:
+            for engine in stopped:
+                os.kill(engine, signal.SIGCONT)
 
     def check_whole(self) -> None:
         """Everything is done, committed once, and neither a job nor an engine is left."""

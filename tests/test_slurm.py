@@ -153,7 +153,7 @@ def test_a_chain_over_four_jobs_ends_each_before_its_walltime(case: Callable[...
 
 def test_a_job_that_slurm_ends_at_its_walltime_goes_on_in_another(case: Callable[..., Case]) -> None:
     """The site's walltime is ten minutes, but somebody shortened this job."""
-    one = case(1, 3 * LONG_PS)  # SLURM takes up to half a minute to see it
+    one = case(1, 6 * LONG_PS)  # SLURM takes up to half a minute to see it
     process = one.drive()
     entry = one.wait_for_production(process)
     soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))
@@ -293,10 +293,12 @@ def test_a_node_that_is_cut_off_and_comes_back(network: LocalSlurm, make_case: C
     process = one.drive()
     entry = one.wait_for_production(process)
     number = int(entry["node"][-1])
-    network.cut_off(number)
     try:
-        # The copy that nobody hears of goes on, and another one begins.
-        wait_for(lambda: sum(item.stage_id == entry["stage"] for item in one.attempts()) == 2, seconds=180)
+        with one.paused():  # then the copy that nobody hears of goes on beside the other one
+            network.cut_off(number)
+            wait_for(
+                lambda: sum(item.stage_id == entry["stage"] for item in one.attempts()) == 2, seconds=180
+            )
     finally:
         network.cut_off(number, back=True)
     assert process.wait(500) == 0
@@ -307,7 +309,7 @@ def test_a_node_that_is_cut_off_and_comes_back(network: LocalSlurm, make_case: C
 
 
 def test_a_node_whose_daemon_is_killed(network: LocalSlurm, make_case: Callable[..., Case]) -> None:
-    one = make_case(network, 1, 2 * LONG_PS)
+    one = make_case(network, 1, 6 * LONG_PS)  # its node is missed after ten seconds and more
     process = one.drive()
     entry = one.wait_for_production(process)
     node = entry["node"]
