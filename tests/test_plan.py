@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from campaign.analysis import RESOLVED_RUNS
 from campaign.compare import compare
 from campaign.errors import SpecError
 from campaign.plan import Plan, make_plan
@@ -289,6 +290,6 @@ def test_the_demonstration_fits_two_minutes_on_two_cores(monkeypatch: pytest.Mon
     plan, _ = make_plan(load_spec(SPECS / "demo.yaml"))
     report = compare(plan)
     assert {run.labels["direction"] for run in plan.runs} == {"forward", "backward"}
-    assert len({run.labels["seed"] for run in plan.runs}) >= 2
+    assert len({run.labels["seed"] for run in plan.runs}) >= RESOLVED_RUNS  # or there is no result to show
     assert report.core_hours is not None
     assert report.core_hours * 3600 / 2 < 120
