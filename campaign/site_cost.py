@@ -69,6 +69,8 @@ class ResourceCost:
     ----------
     kinds, stages
         Which stages, and how many.
+    walltime
+        Longest time of a job, as the site says it; several where the resource has several places that differ.
     jobs_at_once
         Most jobs at a time.
     jobs, most_jobs
@@ -209,7 +211,7 @@ class _Work:
             resource=name,
             kinds=tuple(dict.fromkeys(row.kind for row in self._rows)),
             stages=sum(row.stages for row in self._rows),
-            walltime=resource.walltime,
+            walltime=" or ".join(dict.fromkeys(place.walltime for place in resource.places)),
             jobs_at_once=at_once,
             jobs=None if job_s is None else max(at_once, math.ceil(job_s.likely / usable_s)),
             most_jobs=None if job_s is None else max(at_once, math.ceil(job_s.high / usable_s)),

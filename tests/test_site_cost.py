@@ -96,6 +96,12 @@ def test_number_of_jobs(stages: int, hours: float, at_once: int, jobs: int) -> N
     assert gpu.most_jobs >= jobs
 
 
+def test_walltimes_of_all_places_are_told() -> None:
+    also = [{"partition": "short", "walltime": "1:00:00"}, {"partition": "long"}]
+    (gpu,) = cost(a_site(also=also), row("produce", 1, hours=1)).resources
+    assert gpu.walltime == "10:00:00 or 1:00:00"
+
+
 def test_chain_of_the_longest_stage() -> None:
     longer = row("produce", 2, hours=25, longest_atom_steps=round(30 * HOUR * LJ))
     (gpu,) = cost(a_site(), row("equilibrate", 2, hours=1), longer).resources
