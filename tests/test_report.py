@@ -154,6 +154,16 @@ def test_the_history_tells_of_drivers_jobs_failures_and_runs(tmp_path: Path) -> 
     for text in ("Timeline", "job 71", "job 72", "job 73", "node failure", "n1 <failed>", "runs done"):
         assert text in page.text
     assert "handed over or cancelled" in page.text
+    assert drivers_in(history.picture) == ["currentColor", "#8fbfe0"]  # the first one gave the campaign back
+    layout.status.unlink()
+    history = read_history(layout, plan)
+    assert history is not None
+    assert drivers_in(history.picture) == ["currentColor", "#d1495b"]  # nobody hears of the second one
+
+
+def drivers_in(picture: Picture) -> list[str]:
+    """Colours of the bars of drivers: nothing else is half transparent."""
+    return re.findall('fill: ([^;"]+); fill-opacity: 0.5', picture.svg)
 
 
 def timeline(root: Path, slots: tuple[str, str], heartbeat: str) -> str:

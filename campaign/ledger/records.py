@@ -34,13 +34,17 @@ class Holder:
 
 @dataclass(frozen=True)
 class DriverLife:
-    """A driver that held the campaign: where, since when, and its last sign of life (ISO 8601 in UTC)."""
+    """A driver that held the campaign: where, since when, and its last sign of life (ISO 8601 in UTC).
+
+    ``released`` is whether it said that it ended: else it runs, or it died.
+    """
 
     epoch: int
     host: str
     pid: int
     since: str
     heartbeat: str
+    released: bool
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from campaign.errors import FailureClass, LedgerError
+from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
 from campaign.ledger import Ledger
 from campaign.plan import Plan
@@ -32,10 +33,13 @@ _LONGEST = 300.0
 """The time axis takes the first unit in which it is not longer."""
 
 DONE, GOING, CANCELLED = "done", "running", "handed over or cancelled"
+ENDED, DIED = "ended in order", "died"
 _COLOURS = {
     DONE: "#3c8d5a",
     GOING: "#8fbfe0",
     CANCELLED: "#9a9a9a",
+    ENDED: INK,
+    DIED: "#d1495b",
     FailureClass.NODE_FAILURE: "#7a1fa2",
     FailureClass.JOB_CANCELLED: "#c98a00",
     FailureClass.LOST_WORKER: "#d1495b",
@@ -77,6 +81,15 @@ class _Bars:
     runs_done: list[float]
 
 
+@dataclass(frozen=True)
+class _Life:
+    """A driver: its start and its last sign of life in s since the epoch, and what became of it."""
+
+    since: float
+    until: float
+    outcome: str
+
+
 def read_history(layout: Layout, plan: Plan) -> History | None:
     """Read the history of a campaign; None where there is no ledger, or nothing was tried yet."""
     try:
@@ -89,7 +102,16 @@ def read_history(layout: Layout, plan: Plan) -> History | None:
         return None
     if not bars.lanes:
         return None
-    lives = [(_seconds(driver.since), _seconds(driver.heartbeat)) for driver in drivers]
+    alive = driver_is_alive(layout)
+    lives = [
+        _Life(
+            _seconds(driver.since),
+            _seconds(driver.heartbeat),
+            # A later one took the campaign over, or nobody is there: one that did not say that it ended died.
+            ENDED if driver.released else GOING if alive and driver == drivers[-1] else DIED,
+        )
+        for driver in drivers
+    ]
     with mpl.rc_context(STYLE):
         picture = _draw(bars, lives)
     return History(picture, failures, number)
@@ -149,10 +171,10 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _draw(bars: _Bars, lives: list[tuple[float, float]]) -> Picture:
+def _draw(bars: _Bars, lives: list[_Life]) -> Picture:
     begins, ends = np.asarray(bars.begins), np.asarray(bars.ends)
-    origin = min(begins.min(), *(since for since, _ in lives))
-    span = max(ends.max(), *(until for _, until in lives)) - origin
+    origin = min(begins.min(), *(life.since for life in lives))
+    span = max(ends.max(), *(life.until for life in lives)) - origin
     unit, per = next((pair for pair in _UNITS if span / pair[1] <= _LONGEST), _UNITS[-1])
     places = _places(bars.lanes)
     row_of = {lane: row for row, lane in enumerate(places)}
@@ -161,7 +183,10 @@ def _draw(bars: _Bars, lives: list[tuple[float, float]]) -> Picture:
     figure = Figure(figsize=(WIDTH, height + 2.4), layout="constrained")
     above, axes, below = figure.subplots(3, 1, sharex=True, height_ratios=[0.35, max(height, 0.6), 1.0])
     above.broken_barh(
-        [((a - origin) / per, (b - a) / per) for a, b in lives], (0.1, 0.8), color=INK, alpha=0.5
+        [((life.since - origin) / per, (life.until - life.since) / per) for life in lives],
+        (0.1, 0.8),
+        color=[_COLOURS[life.outcome] for life in lives],
+        alpha=0.5,
     )
     above.set_yticks([0.5], ["drivers"])
     # As one picture where they are many: each bar is an element of the page otherwise.
@@ -188,8 +213,8 @@ def _draw(bars: _Bars, lives: list[tuple[float, float]]) -> Picture:
     below.set_xlabel(f"time since {datetime.fromtimestamp(origin, UTC):%Y-%m-%d %H:%M:%S} UTC ({unit})")
     caption = (
         "Each row is a slot, a place for one attempt, named by its job or host; a bar is an attempt, in the "
-        "colour of how it ended. On top, the drivers, each from its start to its last sign of life. Below, "
-        "the number of runs that were done."
+        "colour of how it ended. On top, the drivers, each from its start to its last sign of life: dark if "
+        "it ended in order, red if it died, blue if it runs. Below, the number of runs that were done."
     )
     return Picture("Timeline", svg_of(figure), caption)
 
