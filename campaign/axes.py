@@ -13,9 +13,9 @@ that set one or several fields::
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 from campaign.document import Path_, Problems, did_you_mean
@@ -170,6 +170,85 @@ def expand(axes: Sequence[Axis], spec: AxesSpec, problems: Problems) -> Expansio
     if not cells and not len(problems):
         problems.add((*spec.where, "exclude"), "every run is excluded, so there is nothing to run", key=True)
     return _trimmed(axes, [[point for _, point in one.values()] for one in known], cells)
+
+
+def runs_of(
+    axes: Sequence[Axis], spec: AxesSpec, problems: Problems
+) -> Iterator[tuple[tuple[int, Point], ...]]:
+    """Check ``exclude`` and ``include`` now, then give the runs one by one: the value on each axis, numbered.
+
+    In the order of `expand`, but no grid is made: of a large one the first runs cost nothing.
+    """
+    rules = _excluded(axes, spec, problems)
+    added: list[tuple[tuple[int, Point], ...]] = []
+    if spec.include:  # to look up all values of long axes takes its time
+        known = [{_tags(point.labels): (n, point) for n, point in enumerate(axis.points)} for axis in axes]
+        cells = [
+            _included(axes, known, raw, (*spec.where, "include", number), problems)
+            for number, raw in enumerate(spec.include)
+        ]
+        points = [list(one.values()) for one in known]
+        added = [tuple(points[i][n] for i, n in enumerate(cell)) for cell in cells if cell is not None]
+
+    def is_run(run: tuple[tuple[int, Point], ...]) -> bool:
+        return not any(
+            tuple([_tag(run[i][1].labels[j]) for i, j in places]) in excluded
+            for places, excluded in rules.items()
+        )
+
+    grid = product(*(list(enumerate(axis.points)) for axis in axes))
+    return chain(filter(is_run, grid), added)
+
+
+def fields_without_values(axes: Sequence[Axis], spec: AxesSpec) -> set[str]:
+    """Keys of axes that are to set something, and of which no value can be used."""
+    wanted = {*spec.axes, *(key for group in spec.zip for key in group)}
+    return wanted - {SEED} - {key for axis in axes if axis.points for key in axis.keys}
+
+
+def merged(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the fields that axes set to settings; only the mappings on the way are copied."""
+    merged = dict(settings)
+    for path, value in values.items():
+        node = merged
+        *parents, last = path.split(".")
+        for part in parents:
+            below = node.get(part)
+            node[part] = dict(below) if isinstance(below, dict) else {}
+            node = node[part]
+        node[last] = value
+    return merged
+
+
+def blamed(
+    path: Path_, settings: Mapping[str, Any], where: Path_, places: Mapping[str, Path_]
+) -> tuple[Path_, bool]:
+    """Where a field's value stands: in the axis that sets it (then True), else in the settings as written.
+
+    ``where`` is the path of the calculation, ``places`` where the axes set which field.
+    """
+    parts = [str(part) for part in path]
+    for length in range(len(parts), 0, -1):
+        place = places.get(".".join(parts[:length]))
+        if place is not None:
+            return (*place, *path[length:]), True
+    inside = [place for name, place in places.items() if name.startswith(".".join(parts) + ".")]
+    if inside and not _reaches(settings, path):
+        return inside[0], True
+    if path == ("engine",):
+        return (*where, "engine"), False
+    return (*where, "settings", *path), False
+
+
+def _reaches(settings: Any, path: Path_) -> bool:
+    """Whether settings as written have a value at ``path``."""
+    for part in path:
+        entries = settings if isinstance(settings, dict) else {}
+        entries = dict(enumerate(settings)) if isinstance(settings, list) else entries
+        if part not in entries:
+            return False
+        settings = entries[part]
+    return True
 
 
 def coordinate_names(keys: Iterable[str]) -> dict[str, str]:
@@ -393,6 +472,8 @@ def _tags(labels: Iterable[Any]) -> tuple[Hashable, ...]:
 
 def _excluded(axes: Sequence[Axis], spec: AxesSpec, problems: Problems) -> Mapping[Places, set[Tags]]:
     """Labels that are excluded, by their keys: thousands of rules usually name the same few axes."""
+    if not spec.exclude:
+        return {}
     keys = {key: (i, j) for i, axis in enumerate(axes) for j, key in enumerate(axis.keys)}
     known = {key: {_tag(point.labels[j]) for point in axes[i].points} for key, (i, j) in keys.items()}
     rules: defaultdict[Places, set[Tags]] = defaultdict(set)

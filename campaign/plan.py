@@ -17,11 +17,13 @@ from campaign.axes import (
     Axis,
     Expansion,
     Label,
+    blamed,
     coordinate_names,
     coordinate_units,
     expand,
     grid_size,
     label_text,
+    merged,
     parse_axes,
 )
 from campaign.document import Path_, Problems
@@ -226,8 +228,8 @@ class _Planner:
         """Validate the settings of one condition."""
         from pydantic import ValidationError
 
-        from campaign.spec import validation_problems
         from campaign.structures.materials import with_definitions
+        from campaign.validation import validation_problems
 
         values: dict[str, Any] = {}
         places: dict[str, Path_] = {}
@@ -241,7 +243,7 @@ class _Planner:
                 f"{name}={label_text(label)}" for name, label in zip(axis.keys, point.labels, strict=True)
             ]
         faults.start(labels)
-        data = with_definitions(_merged(self._calculation.settings, values), self._materials)
+        data = with_definitions(merged(self._calculation.settings, values), self._materials)
         try:
             settings = self._protocol.settings.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
@@ -261,19 +263,7 @@ class _Planner:
         return settings
 
     def _blame(self, field: Path_, places: Mapping[str, Path_]) -> tuple[Path_, bool]:
-        """Where a field's value stands: in the axis that sets it (then True), else in the settings."""
-        parts = [str(part) for part in field]
-        for length in range(len(parts), 0, -1):
-            place = places.get(".".join(parts[:length]))
-            if place is not None:
-                return (*place, *field[length:]), True
-        prefix = ".".join(parts) + "."
-        inside = [place for path, place in places.items() if path.startswith(prefix)]
-        if inside and not _reaches(self._calculation.settings, field):
-            return inside[0], True
-        if field == ("engine",):
-            return (*self._where, "engine"), False
-        return (*self._where, "settings", *field), False
+        return blamed(field, self._calculation.settings, self._where, places)
 
     def _dimensions(
         self, grid: Expansion, split: "_SeedSplit", dumps: Mapping[tuple[int, ...], Any]
@@ -369,30 +359,6 @@ def _typed(key: str, label: Label, values: Mapping[str, Any], dump: Any) -> Labe
     for part in key.split("."):
         dump = dump[part] if isinstance(dump, dict) and part in dump else None
     return dump if isinstance(dump, str | int | float) else label
-
-
-def _merged(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the fields that axes set to settings; only the mappings on the way are copied."""
-    merged = dict(settings)
-    for path, value in values.items():
-        node = merged
-        *parents, last = path.split(".")
-        for part in parents:
-            below = node.get(part)
-            node[part] = dict(below) if isinstance(below, dict) else {}
-            node = node[part]
-        node[last] = value
-    return merged
-
-
-def _reaches(settings: Any, path: Path_) -> bool:
-    for part in path:
-        if not isinstance(settings, dict | list):
-            return False
-        if part not in (settings if isinstance(settings, dict) else range(len(settings))):
-            return False
-        settings = settings[part]  # type: ignore[index]
-    return True
 
 
 def _grouped(every: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

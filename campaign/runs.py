@@ -371,7 +371,7 @@ class Plan:
         Raises
         ------
         SpecError
-            It names a calculation that is not there, or a label that no calculation has.
+            It names a calculation that is not there, or a label or a value that no calculation has.
         """
         head, slash, tail = text.strip().partition("/")
         if _STAGE.fullmatch(head) and head not in {calculation.name for calculation in self.calculations}:
@@ -444,10 +444,23 @@ def _select(calculation: CalculationPlan, wanted: Mapping[str, str]) -> Iterator
         i, name = known.get(given) or keys[given]
         labels = calculation.dimensions[i].coordinates[name]
         hits = {n for n, label in enumerate(labels) if value in {label_text(label), str(label)}}
+        if not hits:
+            raise SpecError(f"{calculation.name} has no {given}={value}", hint=_values_hint(value, labels))
         allowed[i] = allowed.get(i, hits) & hits
     for number, cell in enumerate(calculation.runs.cells):
         if all(cell[i] in hits for i, hits in allowed.items()):
             yield calculation.runs[number]
+
+
+def _values_hint(value: str, labels: Sequence[Label]) -> str:
+    """Say which label was meant, or which there are; numbers that look alike mean nothing."""
+    if any(isinstance(label, str) for label in labels):
+        hint = did_you_mean(value, map(str, labels))
+        if hint is not None:
+            return hint
+    shown = [label_text(label) for label in labels]
+    few = shown if len(shown) <= MAX_CANDIDATES else [*shown[:3], "...", shown[-1]]
+    return f"its values are {', '.join(few)}"
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from campaign.engines import base as engines
 from campaign.errors import SpecError
 from campaign.protocols.base import StageKind
 from campaign.quantities import Count, Positive, Settings
-from campaign.spec import Name, Variable, Word, validation_problems
+from campaign.validation import Name, Variable, Word, validation_problems
 
 DEFAULT = "default"
 """Key of `Site.stages` for the kinds of stages that it does not name."""

@@ -6,50 +6,26 @@ over an ensemble of runs; see `campaign.axes` for how they expand. Every error i
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, ValidationError
 
-from campaign.axes import SEED, AxesSpec, Axis, parse_axes
+from campaign.axes import SEED, AxesSpec, Axis, fields_without_values, parse_axes, runs_of
+from campaign.conditions import Written, check_settings, without
 from campaign.document import Document, Path_, Problems, did_you_mean, read_document
 from campaign.engines import base as engines
 from campaign.errors import SpecError
-from campaign.fields import field_paths, list_length, names_at, spec_schema
+from campaign.fields import field_paths, spec_schema
 from campaign.protocols import base as protocols
 from campaign.quantities import Count, Settings
 from campaign.structures.materials import MATERIALS, Material
-
-_NAME, _WORD, _VARIABLE = r"^[A-Za-z0-9][A-Za-z0-9_-]*$", r"^[^\s]+$", r"^[A-Za-z_][A-Za-z0-9_]*$"
-
-Name = Annotated[str, Field(pattern=_NAME, max_length=64)]
-Word = Annotated[str, Field(pattern=_WORD)]
-Variable = Annotated[str, Field(pattern=_VARIABLE)]
-
-_PATTERNS = {
-    _NAME: "letters, digits, - and _, and start with a letter or digit",
-    _WORD: "one word without blanks",
-    _VARIABLE: "letters, digits and _, and not start with a digit",
-}
-"""What texts of these patterns are."""
+from campaign.validation import Name, validation_problems
 
 TEMPLATE = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
 """What ``campaign init`` writes."""
-
-_PLAIN_WORDS = {
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "string_type": "text",
-    "float_type": "a number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "bool_type": "true or false",
-}
-"""What a user of YAML calls the types that pydantic names."""
 
 
 class Limits(Settings):
@@ -110,7 +86,10 @@ class CampaignSpec(Settings):
 
     @classmethod
     def of(cls, document: Document) -> "CampaignSpec":
-        """Validate a parsed file, up to the values of settings, which `campaign.plan` checks for each run.
+        """Validate a parsed file.
+
+        A check goes on wherever it does not depend on what is wrong elsewhere. Settings are checked for the
+        first values of the axes; for all of them where something is wrong, else `campaign.plan` does that.
 
         Raises
         ------
@@ -118,16 +97,12 @@ class CampaignSpec(Settings):
             One line for each error, up to ten.
         """
         problems = Problems(document)
-        spec = _validated(document, problems)
-        for name, calculation in spec.calculations.items():
-            _check_names(calculation, ("calculations", name), document, problems)
+        spec, wrong = _read(document, problems)
+        if spec is not None:
+            for name in spec.calculations:
+                _check_calculation(spec, name, wrong, document, problems)
         problems.check()
-        for name, calculation in spec.calculations.items():
-            where: Path_ = ("calculations", name)
-            axes = parse_axes(calculation.axes_spec(where), problems)
-            for axis in axes:
-                _check_axis(axis, calculation, where, problems)
-        problems.check()
+        assert spec is not None  # else something was told
         return spec
 
 
@@ -148,115 +123,11 @@ def json_schema() -> dict[str, Any]:
     return spec_schema(CampaignSpec, settings, engines.engine_names())
 
 
-@dataclass(frozen=True)
-class ValidationProblem:
-    """One error of pydantic in the words of a spec.
+def _read(document: Document, problems: Problems) -> tuple["CampaignSpec | None", frozenset[Path_]]:
+    """Validate a parsed file by its types; what is wrong goes to ``problems``.
 
-    Attributes
-    ----------
-    path
-        Where, in the data.
-    message, hint
-        What is wrong, and what to do.
-    key
-        Whether the key is meant and not its value.
-    of_several_fields
-        Whether a rule about several fields failed, so that it may hold for other values of the axes.
+    Returns the spec, without the parts that are wrong, and their paths; None where too little is left.
     """
-
-    path: Path_
-    message: str
-    hint: str | None = None
-    key: bool = False
-    of_several_fields: bool = False
-
-
-def validation_problems(
-    error: ValidationError, data: Any, schema: Mapping[str, Any]
-) -> Iterator[ValidationProblem]:
-    """Translate pydantic's errors in ``data``; ``schema`` is the JSON Schema of the model."""
-    seen: set[Path_] = set()
-    misspelt: set[tuple[Path_, str | None]] = set()  # with what each was meant to be, which then is missing
-    # Unknown keys come first, so that what is missing because of one is not told too.
-    errors = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-    for found in errors:
-        path = _path_in(data, found["loc"])
-        if path in seen:
-            continue  # another branch of the same union
-        seen.add(path)
-        name = ".".join(str(part) for part in path)
-        if found["type"] == "extra_forbidden":
-            free = set(names_at(schema, path[:-1])) - set(_node(data, path[:-1]))
-            hint = did_you_mean(str(path[-1]), free)
-            misspelt.add((path[:-1], hint))
-            if path == (SEED,):
-                hint = "seed is an axis: axes: {seed: {count: 4}}"
-            yield ValidationProblem(path, f"unknown key {path[-1]!r}", hint, key=True)
-        elif found["type"] == "missing" and isinstance(found["loc"][-1], int):
-            length = list_length(schema, path)
-            yield ValidationProblem(path, f"{name} needs {length} values, not {len(found['input'])}")
-        elif found["type"] == "missing":
-            if (path[:-1], did_you_mean(str(path[-1]), [str(path[-1])])) in misspelt:
-                continue
-            yield ValidationProblem(path[:-1], f"{name} is missing", key=True)
-        elif (words := _PATTERNS.get(found.get("ctx", {}).get("pattern", ""))) is not None:
-            message = f"{name} should be {words}, not {found['input']!r}"
-            yield ValidationProblem(path, message, key=found["loc"][-1] == "[key]")
-        else:
-            several = found["type"] in {"value_error", "assertion_error"}
-            yield ValidationProblem(
-                path, _sentence(name, found), _value_hint(found), of_several_fields=several
-            )
-
-
-def _node(data: Any, path: Path_) -> Any:
-    for part in path:
-        data = data[part]
-    return data
-
-
-def _sentence(name: str, found: Mapping[str, Any]) -> str:
-    subject = name or "the spec"
-    message = str(found["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
-    if found["type"] in {"too_short", "too_long"}:
-        least = found["type"] == "too_short"
-        number = found["ctx"]["min_length" if least else "max_length"]
-        bound = f"at {'least' if least else 'most'} {number} {'entry' if number == 1 else 'entries'}"
-        return f"{subject} should have {bound}, not {found['ctx']['actual_length']}"
-    if not message.startswith("Input should be "):
-        return f"{subject}: {message[:1].lower()}{message[1:]}"
-    wanted = _PLAIN_WORDS.get(found["type"]) or message.removeprefix("Input should be ")
-    value = found["input"]
-    shown = "" if isinstance(value, dict | list) else f", not {json.dumps(value)}"
-    return f"{subject} should be {wanted}{shown}"
-
-
-def _value_hint(found: Mapping[str, Any]) -> str | None:
-    if found["type"] == "string_type" and isinstance(found["input"], bool | int | float):
-        return "put it in quotes"
-    if found["type"] not in {"literal_error", "enum"} or not isinstance(found["input"], str):
-        return None
-    choices = str(found["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-    hint = did_you_mean(found["input"], choices)
-    return hint if hint and hint.startswith("did") else None
-
-
-def _path_in(data: Any, loc: tuple[str | int, ...]) -> Path_:
-    """Pydantic's location without the names of union branches, which are not in the data."""
-    path: list[str | int] = []
-    for number, part in enumerate(loc):
-        inside = (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        )
-        if inside:
-            data = data[part]
-            path.append(part)
-        elif number == len(loc) - 1 and isinstance(data, dict) and part != "[key]":
-            path.append(part)
-    return tuple(path)
-
-
-def _validated(document: Document, problems: Problems) -> CampaignSpec:
     data = document.data
     if not isinstance(data, dict):
         raise SpecError(
@@ -264,6 +135,7 @@ def _validated(document: Document, problems: Problems) -> CampaignSpec:
             where=document.locate(()),
             hint="`campaign init` writes a template",
         )
+    wrong: set[Path_] = set()
     calculations = data.get("calculations")
     if isinstance(calculations, dict):
         filled = {
@@ -275,30 +147,76 @@ def _validated(document: Document, problems: Problems) -> CampaignSpec:
     if isinstance(materials, dict):
         for name, raw in materials.items():
             if isinstance(raw, dict) and "name" in raw:
-                problems.add(
-                    ("materials", name, "name"), "unknown key 'name'", hint="its key is its name", key=True
-                )
-        problems.check()
+                path = ("materials", name, "name")
+                problems.add(path, "unknown key 'name'", hint="its key is its name", key=True)
+                wrong.add(path)
         named = {
-            name: {"name": name, **raw} if isinstance(raw, dict) else raw for name, raw in materials.items()
+            name: {**raw, "name": name} if isinstance(raw, dict) else raw for name, raw in materials.items()
         }
         data = {**data, "materials": named}
-    try:
-        # Strict JSON mode is what YAML means: lists for tuples and 300 for 300.0, but neither "300" nor true.
-        spec = CampaignSpec.model_validate_json(json.dumps(data), strict=True)
-    except ValidationError as error:
-        schema = CampaignSpec.model_json_schema()
-        for found in validation_problems(error, data, schema):
-            problems.add(found.path, found.message, hint=found.hint, key=found.key)
-        problems.check()
-        raise
+    schema = CampaignSpec.model_json_schema()
+    spec = None
+    for told in (False, True):  # as it is; then without what is wrong, to go on with the rest
+        try:
+            # Strict JSON is what YAML means: lists for tuples and 300 for 300.0, but neither "300" nor true.
+            spec = CampaignSpec.model_validate_json(json.dumps(data), strict=True)
+            break
+        except ValidationError as error:
+            found = list(validation_problems(error, data, schema))
+        if not told:
+            for one in found:
+                problems.add(one.path, one.message, hint=one.hint, key=one.key)
+            wrong |= {one.path for one in found}
+            data = {"campaign": "unnamed", **without(data, {_part(path) for path in wrong if path})}
+    if spec is None:
+        return None, frozenset(wrong)
     for name in spec.materials.keys() & MATERIALS.keys():
         problems.add(("materials", name), f"{name} is built in; choose another name", key=True)
+        wrong.add(("materials", name))
     spec._document = document
-    return spec
+    return spec, frozenset(wrong)
 
 
-def _check_names(calculation: CalculationSpec, where: Path_, document: Document, problems: Problems) -> None:
+def _part(path: Path_) -> Path_:
+    """Return what is left out of a spec for an error at ``path``: a field of a calculation or of the spec."""
+    if path[:1] != ("calculations",):
+        return path[:1]
+    # The protocol decides what everything else in a calculation means.
+    return path[:2] if path[2:3] == ("protocol",) else path[:3]
+
+
+def _check_calculation(
+    spec: CampaignSpec, name: str, wrong: frozenset[Path_], document: Document, problems: Problems
+) -> None:
+    """Tell whatever is wrong in one calculation; ``wrong`` are the parts that were told already."""
+    calculation = spec.calculations[name]
+    where: Path_ = ("calculations", name)
+    lacking = {path[2] for path in wrong if path[:2] == where and len(path) > 2}
+    unknown = set(_check_names(calculation, where, document, problems))
+    axes_spec = calculation.axes_spec(where)
+    before = len(problems)
+    axes = parse_axes(axes_spec, problems)
+    if "protocol" in unknown:
+        return
+    for axis in axes:
+        _check_axis(axis, calculation, where, problems)
+    if len(problems) > before or not lacking.isdisjoint({"axes", "zip", "include", "exclude"}):
+        # Rules about axes cannot be judged without them, nor which runs they leave.
+        unknown |= fields_without_values(axes, axes_spec) | ({"exclude"} if calculation.exclude else set())
+        axes = tuple(axis for axis in axes if axis.points)
+        axes_spec = replace(axes_spec, include=(), exclude=())
+    runs = runs_of(axes, axes_spec, problems)
+    if lacking <= {"engine", "include", "exclude"} and all(path[:1] != ("materials",) for path in wrong):
+        written = Written(
+            calculation.protocol, calculation.engine, calculation.settings, spec.materials, where
+        )
+        check_settings(written, axes, runs, unknown | ({"engine", "exclude"} & lacking), problems)
+
+
+def _check_names(
+    calculation: CalculationSpec, where: Path_, document: Document, problems: Problems
+) -> Iterator[str]:
+    """Tell what is unknown of protocol and engine, and yield which."""
     for field, known in (("protocol", protocols.protocol_names()), ("engine", engines.engine_names())):
         name = getattr(calculation, field)
         if name not in known:
@@ -306,6 +224,7 @@ def _check_names(calculation: CalculationSpec, where: Path_, document: Document,
             own = document.holds((*where, field))  # else the calculation's name is the protocol's
             path = (*where, field) if own else where
             problems.add(path, f"unknown {what} {name!r}", hint=did_you_mean(name, known), key=not own)
+            yield field
 
 
 def _check_axis(axis: Axis, calculation: CalculationSpec, where: Path_, problems: Problems) -> None:

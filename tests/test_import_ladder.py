@@ -22,6 +22,8 @@ LADDER = (
     ("document",),
     ("fields",),
     ("axes",),
+    ("validation",),
+    ("conditions",),
     ("spec",),
     ("site",),
     ("columns",),

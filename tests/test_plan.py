@@ -249,7 +249,8 @@ def test_find(text: str, expected: str) -> None:
             "seed=2",
             "2 runs match 'seed=2'; choose one of toy/direction=forward,seed=2 toy/direction=backward,seed=2",
         ),
-        ("seed=9", "no run matches 'seed=9'; runs are named like toy/direction=forward,seed=1"),
+        ("seed=9", "toy has no seed=9; its values are 1, 2, 3"),
+        ("direction=forwrd,seed=1", "toy has no direction=forwrd; did you mean 'forward'?"),
         ("sed=2", "toy has no label 'sed'; did you mean 'seed'?"),
         ("tou/seed=2", "no calculation 'tou' in this campaign; did you mean 'toy'?"),
         ("toy/forward", "'forward' is no label of a run; write it as name=value"),
@@ -259,6 +260,19 @@ def test_what_cannot_be_found_is_explained(text: str, expected: str) -> None:
     with pytest.raises(SpecError) as caught:
         plan_of(SPEC)[0].find(text)
     assert str(caught.value).startswith(expected)
+
+
+def test_a_run_that_was_left_out_is_explained() -> None:
+    plan, _ = plan_of(SPEC + "    exclude: [{direction: forward, seed: 2}]\n")
+    with pytest.raises(
+        SpecError, match=r"no run matches 'direction=forward,seed=2'; runs are named like toy"
+    ):
+        plan.find("direction=forward,seed=2")
+
+
+def test_many_values_are_not_all_listed() -> None:
+    with pytest.raises(SpecError, match=r"toy has no seed=99; its values are 1, 2, 3, \.\.\., 40$"):
+        plan_of(SPEC.replace("count: 3", "count: 40"))[0].find("seed=99")
 
 
 def test_matching_gives_all_runs_of_some_labels() -> None:

@@ -313,6 +313,99 @@ def test_all_errors_are_listed_in_the_order_of_the_file_up_to_ten(tmp_path: Path
     assert lines[10:] == ["... and 2 more errors"]
 
 
+AT_ONCE: dict[str, tuple[str, list[str]]] = {
+    "campaign, names and keys": (
+        swap("campaign: demo", "campaign: mi ni")
+        .replace("    axes:", "    engine: lamps\n    axes:")
+        .replace(SETTINGS, "{temperature_K: 300, timestp_fs: 1}"),
+        [
+            "1:11: campaign should be letters",
+            "5:36: unknown key 'timestp_fs'",
+            "6:13: unknown engine 'lamps'",
+        ],
+    ),
+    "axes and settings": (
+        swap("count: 4", "count: 0")
+        .replace(SETTINGS, "{temperature_K: hot, timestep_fs: 50}")
+        .replace("backward]", "sideways]"),
+        [
+            "5:31: temperature_K should be a number",
+            "5:49: timestep_fs should be less than or equal to 5",
+            "7:28: direction should be",
+            "8:21: count of seed",
+        ],
+    ),
+    "a type, and a rule about other settings": (
+        swap(SETTINGS, "{temperature_K: 300, structure: {stacking: XX}}").replace(DIRECTION, "direction: []"),
+        ["5:58: structure.stacking should be", "7:18: direction has no values"],
+    ),
+    "a wrong calculation does not hide another": (
+        GOOD.replace("toy:", "tou:")
+        + "  second: {protocol: toy, settings: {temperature_K: -1}, include: 3}\n",
+        [
+            "4:3: unknown calculation 'tou'",
+            "9:53: temperature_K should be greater than 0",
+            "9:67: calculations.second.include should be a list",
+        ],
+    ),
+    "rules of exclude and include": (
+        swap("300", "hot") + "    exclude: [{seed: 9}]\n    include: [{seed: 1}]\n",
+        [
+            "5:31: temperature_K should be a number",
+            "9:22: 9 is no value of the axis seed",
+            "10:15: an included run needs every axis; missing: direction",
+        ],
+    ),
+    "a material and an axis": (
+        "materials: {x: 3}\n" + swap("count: 4", "count: 0"),
+        ["1:16: materials.x should be a mapping", "9:21: count of seed"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AT_ONCE)
+def test_errors_of_all_layers_are_told_at_once(case: str, tmp_path: Path) -> None:
+    text, expected = AT_ONCE[case]
+    with pytest.raises(SpecError) as caught:
+        load_spec(write_spec(tmp_path, text))
+    lines = [line.removeprefix(f"{tmp_path / 'spec.yaml'}:") for line in str(caught.value).splitlines()]
+    assert len(lines) == len(expected), lines
+    assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
+
+
+GUESSES = {
+    "a field with an axis of no values": swap(SETTINGS, "{}").replace(DIRECTION, "temperature_K: []"),
+    "a field whose axis is misspelt": swap(SETTINGS, "{}").replace(DIRECTION, "temprature_K: [300]"),
+    "a rule of a field that is misspelt": swap(
+        SETTINGS, "{temperature_K: 300, structure: {lower: {layer: 9}}, frozen_layers: [7]}"
+    ),
+    "a rule of a field that is wrong": swap(
+        SETTINGS, "{temperature_K: 300, structure: {lower: {layers: many}}, frozen_layers: [7]}"
+    ),
+    "settings of a protocol that is not known": swap("toy:", "tou:").replace("300", "hot"),
+    "settings under another name": swap("settings", "setings").replace("300", "hot"),
+}
+
+
+@pytest.mark.parametrize("case", GUESSES)
+def test_what_may_follow_from_another_error_is_not_told(case: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(write_spec(tmp_path, GUESSES[case]))
+    assert len(str(caught.value).splitlines()) == 1, str(caught.value)
+
+
+def test_runs_that_are_excluded_are_not_checked(tmp_path: Path) -> None:
+    axes = "structure.upper.layers: [9, 3]\n      structure.lower.layers: [3, 5]"
+    text = swap(DIRECTION, axes) + "    exclude: [{structure.upper.layers: 9, structure.lower.layers: 3}]\n"
+    with pytest.raises(SpecError) as caught:
+        load_spec(write_spec(tmp_path, text))  # 9 and 5 are left
+    assert "too many layers (in structure.upper.layers=9, structure.lower.layers=5)" in str(caught.value)
+    load_spec(write_spec(tmp_path, text.replace("[3, 5]", "[3]")))
+    with pytest.raises(SpecError) as caught:  # what is excluded cannot be known
+        load_spec(write_spec(tmp_path, text.replace("[3, 5]", "[3]").replace("count: 4", "count: 0")))
+    assert "too many layers" not in str(caught.value)
+
+
 @pytest.mark.parametrize("problem", ["missing", "binary", "directory"])
 def test_a_file_that_cannot_be_read(problem: str, tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"

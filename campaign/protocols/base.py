@@ -5,7 +5,8 @@ units, and judges it. It knows nothing of Dask, files of the campaign, the ledge
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, cached_property
@@ -13,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from campaign.errors import SpecError
+from campaign.errors import Location, SpecError
 from campaign.quantities import Settings, digest, random_seed
 
 if TYPE_CHECKING:
@@ -129,6 +130,56 @@ class Variable:
     dims: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class BrokenRule:
+    """A rule that settings break; ``fields`` are the dotted names of all fields that it follows from."""
+
+    error: SpecError
+    fields: tuple[str, ...]
+
+
+class BrokenRulesError(SpecError):
+    """Settings break one or several rules; it reads as the first of them."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: Location | str | None = None,
+        hint: str | None = None,
+        rules: Sequence[BrokenRule] = (),
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.rules = tuple(rules)
+
+
+class Rules:
+    """Collects the rules that settings break, so that all of them can be told at once."""
+
+    def __init__(self) -> None:
+        self._broken: list[BrokenRule] = []
+
+    @contextmanager
+    def about(self, *fields: str) -> Iterator[None]:
+        """Check a rule that follows from ``fields`` and nothing else."""
+        try:
+            yield
+        except SpecError as error:
+            self._broken.append(BrokenRule(error, fields))
+
+    def check(self) -> None:
+        """Raise what was collected.
+
+        Raises
+        ------
+        BrokenRulesError
+            A rule is broken.
+        """
+        if self._broken:
+            first = self._broken[0].error
+            raise BrokenRulesError(first.message, where=first.where, hint=first.hint, rules=self._broken)
+
+
 @runtime_checkable
 class CalculationProtocol(Protocol):
     """A calculation. Stateless."""
@@ -150,6 +201,7 @@ class CalculationProtocol(Protocol):
         ------
         SpecError
             With ``where`` set to the dotted name of the field that is to blame (``structure.frozen_layers``).
+            Best a `BrokenRulesError` from `Rules`: then a user is told all that is wrong at once.
         """
         ...
 

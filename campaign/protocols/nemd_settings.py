@@ -9,7 +9,8 @@ from pydantic import Field
 from campaign.engines.base import get_engine
 from campaign.engines.slab import MIN_VACUUM_A
 from campaign.errors import SpecError
-from campaign.potentials import check_layers, get_potential
+from campaign.potentials import Potential, check_layers, get_potential
+from campaign.protocols.base import Rules
 from campaign.protocols.nemd_variables import MIN_WINDOW_SAMPLES
 from campaign.quantities import (
     MAX_TEMPERATURE_K,
@@ -141,25 +142,36 @@ def build_settings(structure: MultilayerSettings, constants: Constants) -> Build
     return BuildSettings.of(structure, dict(constants))
 
 
+_MATERIALS = ("structure.lower.material", "structure.upper.material")
+
+
 def validate(settings: NemdSettings, engine: str) -> None:
     """Check what the types of the settings cannot say.
 
     Raises
     ------
-    SpecError
-        With ``where`` set to the dotted name of the field that is to blame.
+    BrokenRulesError
+        With all rules that are broken; ``where`` of each is the dotted name of the field that is to blame.
     """
-    _validate_potential(settings, engine)  # the search for a cell needs its lattice constants
+    rules = Rules()
+    with rules.about("potential"):
+        potential = get_potential(settings.potential)
+        with rules.about("potential", *_MATERIALS):
+            _validate_materials(settings, potential)
+            # the search for a cell needs the potential's lattice constants
+            with rules.about("potential", "structure"):
+                _validate_structure(settings)
+        with rules.about("potential", "engine", "preheat_ps"):
+            _validate_engine(settings, potential, engine)
+    _validate_layers(settings, rules)
+    with rules.about("temperature_K", "bath_offset_K"):
+        _validate_baths(settings)
+    _validate_times(settings, rules)
+    rules.check()
+
+
+def _validate_structure(settings: NemdSettings) -> None:
     build = build_settings(settings.structure, own_constants(settings.structure, settings.potential))
-    _validate_size(build)
-    _validate_layers(settings)
-    _validate_baths(settings)
-    _validate_times(settings)
-    check_strain(build)
-    _validate_cell(build, matched=settings.structure.match is not None)
-
-
-def _validate_size(build: BuildSettings) -> None:
     atoms = number_of_atoms(build.structure)
     if atoms > MAX_ATOMS:
         raise SpecError(
@@ -167,24 +179,27 @@ def _validate_size(build: BuildSettings) -> None:
             where="structure",
             hint="reduce cells or layers",
         )
+    check_strain(build)
+    _validate_cell(build, matched=settings.structure.match is not None)
 
 
-def _validate_layers(settings: NemdSettings) -> None:
+def _validate_layers(settings: NemdSettings, rules: Rules) -> None:
     bath, frozen = settings.thermostat_layers, settings.frozen_layers
     lower, upper = settings.structure.lower, settings.structure.upper
-    for side, block, taken, what in (
-        ("lower", lower, frozen + bath, f"{frozen} frozen and {bath} thermostatted"),
-        ("upper", upper, bath, f"{bath} thermostatted"),
+    for side, block, taken, what, fields in (
+        ("lower", lower, frozen + bath, f"{frozen} frozen and {bath} thermostatted", ("frozen_layers",)),
+        ("upper", upper, bath, f"{bath} thermostatted", ()),
     ):
         free = block.layers - taken
         if free < 1:
             problem = "reach across the interface" if free < 0 else "leave no free layer at the interface"
-            raise SpecError(
-                f"{what} layers {problem}: the {side} side has {block.layers} "
-                f"layer{'' if block.layers == 1 else 's'} of {block.name}",
-                where=f"structure.{side}.layers",
-                hint=f"at least {taken + 1} are needed, or fewer thermostat_layers",
-            )
+            with rules.about(f"structure.{side}", "thermostat_layers", *fields):
+                raise SpecError(
+                    f"{what} layers {problem}: the {side} side has {block.layers} "
+                    f"layer{'' if block.layers == 1 else 's'} of {block.name}",
+                    where=f"structure.{side}.layers",
+                    hint=f"at least {taken + 1} are needed, or fewer thermostat_layers",
+                )
 
 
 def _validate_baths(settings: NemdSettings) -> None:
@@ -201,31 +216,35 @@ def _validate_baths(settings: NemdSettings) -> None:
         raise SpecError(f"the source would be at {source_K:g} K", where=where, hint=hint)
 
 
-def _validate_times(settings: NemdSettings) -> None:
-    if settings.preheat_fraction != 1 and settings.preheat_ps == 0:
-        raise SpecError("it has no effect without preheat_ps", where="preheat_fraction")
+def _validate_times(settings: NemdSettings, rules: Rules) -> None:
+    with rules.about("preheat_fraction", "preheat_ps"):
+        if settings.preheat_fraction != 1 and settings.preheat_ps == 0:
+            raise SpecError("it has no effect without preheat_ps", where="preheat_fraction")
     interval_ps = settings.sampling_interval_ps
     timesteps = 1000 * interval_ps / settings.timestep_fs
-    if timesteps < 0.5 or not _is_whole(timesteps):
-        raise SpecError(
-            f"{interval_ps:g} ps is not a whole number of timesteps of {settings.timestep_fs:g} fs",
-            where="sampling_interval_ps",
-        )
+    with rules.about("sampling_interval_ps", "timestep_fs"):
+        if timesteps < 0.5 or not _is_whole(timesteps):
+            raise SpecError(
+                f"{interval_ps:g} ps is not a whole number of timesteps of {settings.timestep_fs:g} fs",
+                where="sampling_interval_ps",
+            )
     for name, duration_ps in (
         ("build_up_ps", settings.build_up_ps),
         ("production_ps", settings.production_ps),
     ):
-        if not _is_whole(duration_ps / interval_ps):
+        with rules.about("sampling_interval_ps", name):
+            if not _is_whole(duration_ps / interval_ps):
+                raise SpecError(
+                    f"{duration_ps:g} ps is not a whole number of sampling intervals of {interval_ps:g} ps",
+                    where=name,
+                )
+    with rules.about("sampling_interval_ps", "production_ps"):
+        if round(settings.production_ps / interval_ps) < MIN_WINDOW_SAMPLES:
             raise SpecError(
-                f"{duration_ps:g} ps is not a whole number of sampling intervals of {interval_ps:g} ps",
-                where=name,
+                f"{settings.production_ps:g} ps are shorter than {MIN_WINDOW_SAMPLES} sampling intervals "
+                f"of {interval_ps:g} ps",
+                where="production_ps",
             )
-    if round(settings.production_ps / interval_ps) < MIN_WINDOW_SAMPLES:
-        raise SpecError(
-            f"{settings.production_ps:g} ps are shorter than {MIN_WINDOW_SAMPLES} sampling intervals "
-            f"of {interval_ps:g} ps",
-            where="production_ps",
-        )
 
 
 _LATTICE_HINTS = {
@@ -236,8 +255,7 @@ _LATTICE_HINTS = {
 """What to do where a potential, by its kind, has no lattice constant of a material."""
 
 
-def _validate_potential(settings: NemdSettings, engine: str) -> None:
-    potential = get_potential(settings.potential)
+def _validate_materials(settings: NemdSettings, potential: Potential) -> None:
     sides = (settings.structure.lower, settings.structure.upper)
     check_layers(potential, [side.definition.elements for side in sides])
     unknown = sorted({side.name for side in sides} - set(potential.lattice_constants_A))
@@ -247,6 +265,9 @@ def _validate_potential(settings: NemdSettings, engine: str) -> None:
             where="potential",
             hint=_LATTICE_HINTS[potential.kind].format(unknown[0]),
         )
+
+
+def _validate_engine(settings: NemdSettings, potential: Potential, engine: str) -> None:
     if engine not in potential.engines:
         raise SpecError(
             f"{engine} cannot run {potential.name}",
