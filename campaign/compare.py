@@ -78,6 +78,8 @@ class RunCounts:
         Their result is there.
     waiting
         Planned before, not computed yet.
+    blocked
+        Planned before; they failed, or are held back for the failures of others: nothing before a retry.
     changed
         Cells that were planned before with other settings.
     new
@@ -89,6 +91,7 @@ class RunCounts:
     total: int
     reused: int
     waiting: int
+    blocked: int
     changed: int
     new: int
     no_longer_wanted: int
@@ -100,8 +103,10 @@ class StageCounts:
 
     Attributes
     ----------
-    reused, to_compute
-        Those that are done, and all others: the two parts of ``total``.
+    reused, blocked, to_compute
+        Those that are done, that failed or wait for one that did, and all others: the parts of ``total``.
+    begun
+        Of those to compute: parts of them are committed, which cost nothing any more.
     made_again
         Of those to compute: they were done, and are gone from the disk.
     gone
@@ -112,7 +117,9 @@ class StageCounts:
 
     total: int
     reused: int
+    blocked: int
     to_compute: int
+    begun: int
     made_again: int
     gone: int
     no_longer_wanted: int
@@ -200,6 +207,8 @@ def compare(
     *,
     lost: Set[str] = frozenset(),
     gone: Set[str] = frozenset(),
+    blocked: Set[str] = frozenset(),
+    steps_done: Mapping[str, int] | None = None,
     speeds: Mapping[Speed, float] | None = None,
 ) -> PlanReport:
     """Say what a plan would compute and cost.
@@ -216,6 +225,10 @@ def compare(
         Those of them that are gone from the disk, or lack a restart file, and that this plan needs.
     gone
         Those of them that are gone from the disk, needed or not.
+    blocked
+        Ids of the stages that are left alone until a retry.
+    steps_done
+        MD steps that are committed of stages that are not done, by stage id.
     speeds
         Measured atom-step/s in a slot by engine and potential, of this campaign.
 
@@ -226,8 +239,11 @@ def compare(
     """
     dropped = len(set(committed).difference(plan.stages.ids))
     committed = committed - lost  # the caller's set stays as it is
-    counts, changes = _compare_runs(plan, previous, committed)
+    blocked = blocked - committed
+    steps = {item: done for item, done in (steps_done or {}).items() if item not in committed | blocked}
+    counts, changes = _compare_runs(plan, previous, committed, blocked)
     reused = len(set(committed).intersection(plan.stages.ids))
+    left_alone = len(set(blocked).intersection(plan.stages.ids))
     moving = [common for common in plan.stages.classes if common.engine is not None]
     return PlanReport(
         campaign=plan.campaign,
@@ -235,13 +251,15 @@ def compare(
         stages=StageCounts(
             total=len(plan.stages),
             reused=reused,
-            to_compute=len(plan.stages) - reused,
+            blocked=left_alone,
+            to_compute=len(plan.stages) - reused - left_alone,
+            begun=sum(stage_id in plan.stages for stage_id in steps),
             made_again=len(lost),
             gone=sum(stage_id in plan.stages for stage_id in gone - lost),
             no_longer_wanted=dropped,
         ),
         changes=changes,
-        cost=tuple(_cost(plan, committed, speeds or {})),
+        cost=tuple(_cost(plan, committed | blocked, steps, speeds or {})),
         atoms=_range(common.atoms for common in moving),
         steps=_range(common.steps for common in moving),
         structures=_structures(plan),
@@ -262,19 +280,27 @@ def _range(numbers: Iterator[int]) -> tuple[int, int]:
     return (min(listed), max(listed)) if listed else (0, 0)
 
 
-def _cost(plan: Plan, committed: Set[str], speeds: Mapping[Speed, float]) -> Iterator[CostRow]:
-    missing = Counter(
-        which
-        for stage_id, which in zip(plan.stages.ids, plan.stages.which, strict=True)
-        if stage_id not in committed
+def _cost(
+    plan: Plan, without: Set[str], steps_done: Mapping[str, int], speeds: Mapping[Speed, float]
+) -> Iterator[CostRow]:
+    """Cost of all stages but some; of those that are begun, of what is left."""
+    missing: Counter[int] = Counter()
+    done: Counter[int] = Counter()
+    for stage_id, which in zip(plan.stages.ids, plan.stages.which, strict=True):
+        if stage_id not in without:
+            missing[which] += 1
+            if stage_id in steps_done:
+                done[which] += steps_done[stage_id]
+    sorts: defaultdict[tuple[str, str | None, str | None], list[tuple[StageClass, int, int]]] = defaultdict(
+        list
     )
-    sorts: defaultdict[tuple[str, str | None, str | None], list[tuple[StageClass, int]]] = defaultdict(list)
     for which, number in sorted(missing.items()):
         common = plan.stages.classes[which]
-        sorts[common.kind, common.engine, common.potential].append((common, number))
+        steps = common.steps * number - done[which]
+        sorts[common.kind, common.engine, common.potential].append((common, number, steps))
     for (kind, engine, potential), members in sorts.items():
-        atom_steps = sum(common.atoms * common.steps * number for common, number in members)
-        number = sum(number for _, number in members)
+        atom_steps = sum(common.atoms * steps for common, _, steps in members)
+        number = sum(number for _, number, _ in members)
         speed, source = speed_of((engine or "", potential), speeds)
         hours = 0.0 if atom_steps == 0 else None if speed is None else atom_steps / speed / 3600
         yield CostRow(
@@ -283,13 +309,13 @@ def _cost(plan: Plan, committed: Set[str], speeds: Mapping[Speed, float]) -> Ite
             potential=potential,
             stages=number,
             atom_steps=atom_steps,
-            longest_atom_steps=max(common.atoms * common.steps for common, _ in members),
+            longest_atom_steps=max(common.atoms * common.steps for common, *_ in members),
             speed_atom_steps_per_s=speed,
             speed_from=source,
             core_hours=hours,
             disk_bytes=sum(
                 (BYTES_PER_STAGE[kind] + BYTES_PER_ATOM[kind] * common.atoms) * count
-                for common, count in members
+                for common, count, _ in members
             ),
             files=FILES_PER_STAGE[kind] * number,
         )
@@ -319,10 +345,10 @@ def _cell(run: Run) -> tuple[str, frozenset[tuple[str, str]]]:
 
 
 def _compare_runs(
-    plan: Plan, previous: Plan | None, committed: Set[str]
+    plan: Plan, previous: Plan | None, committed: Set[str], blocked: Set[str]
 ) -> tuple[RunCounts, tuple[FieldChange, ...]]:
     if previous is not None and plan.made_from and plan.made_from == previous.made_from:
-        return _unchanged_runs(plan, committed), ()
+        return _unchanged_runs(plan, committed, blocked), ()
     before = _Cells(previous) if previous is not None else None
     counts: Counter[str] = Counter()
     wanted_cells = set()
@@ -337,6 +363,8 @@ def _compare_runs(
                 wanted_results.add(result)
             if result in committed:
                 counts["reused"] += 1
+            elif result in blocked:
+                counts["blocked"] += 1
             elif before is not None and result in before.results:
                 counts["waiting"] += 1
             elif before is not None and (known := before.runs.get(_cell(run))) is not None:
@@ -350,17 +378,20 @@ def _compare_runs(
             cell not in wanted_cells and run.result_stage not in wanted_results
             for cell, (_, run) in before.runs.items()
         )
-    kinds = {name: counts[name] for name in ("total", "reused", "waiting", "changed", "new")}
+    kinds = {name: counts[name] for name in ("total", "reused", "waiting", "blocked", "changed", "new")}
     return RunCounts(**kinds, no_longer_wanted=dropped), changes.result()
 
 
-def _unchanged_runs(plan: Plan, committed: Set[str]) -> RunCounts:
+def _unchanged_runs(plan: Plan, committed: Set[str], blocked: Set[str]) -> RunCounts:
     """Count the runs of a plan that was made from the same as the earlier one: no run has to be compared."""
-    total = reused = 0
+    total = reused = left_alone = 0
     for calculation in plan.calculations:
         total += len(calculation.runs)
         reused += sum(stage_id in committed for stage_id in calculation.runs.result_stages)
-    return RunCounts(total, reused, waiting=total - reused, changed=0, new=0, no_longer_wanted=0)
+        if blocked:
+            left_alone += sum(stage_id in blocked for stage_id in calculation.runs.result_stages)
+    waiting = total - reused - left_alone
+    return RunCounts(total, reused, waiting, left_alone, changed=0, new=0, no_longer_wanted=0)
 
 
 class _Changes:

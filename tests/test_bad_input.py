@@ -131,6 +131,38 @@ def test_slips_are_told_where_they_are(name: str, tmp_path: Path) -> None:
     assert all(line.startswith("spec.yaml:") for line in done.stderr.strip().splitlines())
 
 
+def test_every_broken_rule_is_told_at_once(tmp_path: Path) -> None:
+    text = SMALL.replace("bath_offset_K: 100", "bath_offset_K: 400\n      potential: tersof-lj")
+    text = text.replace("ABp", "XX").replace("production_ps: 1\n", "production_ps: 0.53\n")
+    (tmp_path / "spec.yaml").write_text(text)
+    lines = campaign("check", "spec.yaml", cwd=tmp_path).stderr.splitlines()
+    starts = [
+        "10:19: structure.stacking should be ",
+        "11:22: the sink would be at -100 K (300 - 400)",
+        "12:18: unknown potential 'tersof-lj'; did you mean 'tersoff-lj'?",
+        "17:22: 0.53 ps is not a whole number of sampling intervals",
+    ]
+    assert len(lines) == len(starts), lines
+    assert all(line.startswith(f"spec.yaml:{start}") for line, start in zip(lines, starts, strict=True)), (
+        lines
+    )
+
+
+def test_a_rule_that_depends_on_a_wrong_setting_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(
+        SMALL.replace("bath_offset_K: 100", "bath_offset_K: 400\n      temperature_K: hot")
+    )
+    assert "temperature_K should be a number" in complaint("check", "spec.yaml", cwd=tmp_path)
+
+
+def test_the_values_of_axes_that_break_a_rule_are_named_beside_other_errors(tmp_path: Path) -> None:
+    text = SMALL.replace("direction: [", "temperature_K: [50, 300]\n      direction: [")
+    (tmp_path / "spec.yaml").write_text(text.replace("production_ps: 1\n", "production_ps: 0.53\n"))
+    first, second = campaign("check", "spec.yaml", cwd=tmp_path).stderr.splitlines()
+    assert "(50 - 100) (in temperature_K=50); it must" in first
+    assert "0.53 ps is not a whole number of sampling intervals of 0.05 ps" in second
+
+
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [("[30000, 20000]", "16,800,000,000 atoms"), ("[1, 1]", "2.49 A long along x, less than 4.2 A")],
@@ -261,6 +293,17 @@ def test_a_damaged_identity_is_told_before_anything_is_written(garbage: str, tmp
     assert "campaign.json: damaged" in complaint("plan", spec.name, "--dir", "place", cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "command", ["status", "watch", "report", "rebuild", "gc --yes", "retry all --dir", "stop", "why seed=1"]
+)
+def test_a_campaign_of_an_unknown_format_is_refused_and_left_alone(command: str, layout: Layout) -> None:
+    layout.identity.write_text(json.dumps({"format": 99, "campaign": "synthetic", "created": "then"}))
+    before = {path: path.stat().st_mtime_ns for path in layout.root.rglob("*")}
+    told = complaint(*command.split(), str(layout.root), cwd=layout.root.parent)
+    assert "format 99 is unknown to this version" in told
+    assert {path: path.stat().st_mtime_ns for path in layout.root.rglob("*")} == before
+
+
 def test_a_spec_that_is_no_text_is_told_by_the_report(layout: Layout) -> None:
     layout.spec.write_bytes(b"campaign: \xff\xfe")
     assert "spec.yaml: is not UTF-8 text" in complaint("report", str(layout.root), cwd=layout.root)
@@ -345,6 +388,8 @@ def test_retry_tells_what_a_selector_could_have_been(layout: Layout) -> None:
     assert "classes of failures here: lost worker" in retried("something")
     assert "no failed run matches 'physics'" in retried("physics")
     assert "has no label 'sed'" in retried("sed=3")
+    assert "nemd has no seed=99; its values are " in retried("seed=99")
+    assert "nemd has no direction=forwrd; did you mean 'forward'?" in retried("direction=forwrd")
 
 
 def test_runs_are_found_by_the_names_of_fields_and_by_stages(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_commands_that_should_answer_at_once_import_nothing_heavy(tmp_path: Path
         "failed": {},
     }
     layout = make_campaign(tmp_path, plan, {}, status=status)
-    layout.identity.touch()
+    layout.identity.write_text(json.dumps({"format": 1, "campaign": "synthetic", "created": "now"}))
     assert heavy_imports("--help", cwd=tmp_path) == set()
     assert heavy_imports("status", cwd=tmp_path) == set()
     assert heavy_imports("check", "spec.yaml", cwd=tmp_path) == {"numpy"}

@@ -25,7 +25,7 @@ from campaign.cli.app import err
 from campaign.cli.grid import MOST_ROWS, make_grid, render
 from campaign.cli.text import duration, remedy
 from campaign.compare import PlanReport, RunCounts, StageCounts
-from campaign.errors import FailureClass
+from campaign.errors import BusyError, ExitCode, FailureClass
 from campaign.execution.lock import DriverLock
 from campaign.execution.requests import read_requests, write_request
 from campaign.execution.slurm import JobState
@@ -327,6 +327,25 @@ def test_a_driver_on_another_host_is_asked_to_stop(tmp_path: Path) -> None:
     assert [request.kind for request in read_requests(layout)] == ["stop"]
 
 
+@pytest.mark.parametrize(("age_s", "silent"), [(0, False), (600, True)])
+def test_stop_names_a_driver_that_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, silent: bool
+) -> None:
+    plan = plan_spec(tmp_path)
+    layout = make_campaign(tmp_path, plan, {})
+    picture = snapshot(plan)
+    picture["updated"] = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
+    layout.status.write_text(json.dumps(picture))
+    monkeypatch.setattr(requests, "WAIT_S", 0.0)
+    with DriverLock(layout.lock), pytest.raises(BusyError) as caught:
+        requests.request_stop(layout, wait=True)
+    told = str(caught.value)
+    assert caught.value.exit_code == ExitCode.BUSY
+    assert f"process {os.getpid()} on {socket.gethostname()}, has not ended within 0 s" in told
+    assert ("its last sign of life was 10 min ago" in told) is silent
+    assert (f"kill -CONT {os.getpid()}" in told) is silent
+
+
 def test_status_tells_of_failures_and_waiting_requests(tmp_path: Path) -> None:
     plan = plan_spec(tmp_path)
     layout = make_campaign(tmp_path, plan, {})
@@ -448,8 +467,8 @@ def test_flags_are_counted() -> None:
 
 
 def test_news_of_an_edited_spec() -> None:
-    runs = RunCounts(total=6, reused=0, waiting=1, changed=0, new=5, no_longer_wanted=0)
-    report = PlanReport("c", runs, StageCounts(6, 0, 6, 0, 0, 0), (), (), (0, 0), (0, 0), ())
+    runs = RunCounts(total=6, reused=0, waiting=1, blocked=0, changed=0, new=5, no_longer_wanted=0)
+    report = PlanReport("c", runs, StageCounts(6, 0, 0, 6, 0, 0, 0, 0), (), (), (0, 0), (0, 0), ())
     assert specs.news(report) == "0 of 6 runs are done; 5 new"
     # such as a lattice constant in the library, which no plan holds
     report = replace(report, runs=replace(runs, changed=4, new=1))

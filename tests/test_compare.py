@@ -30,6 +30,19 @@ def test_what_is_committed_is_reused() -> None:
     assert (report.stages.reused, report.stages.to_compute, report.stages.no_longer_wanted) == (4, 12, 1)
 
 
+def test_what_failed_or_is_begun_costs_nothing_more() -> None:
+    plan, _ = plan_of(SPEC)
+    whole = {row.kind: row for row in compare(plan, plan).cost}
+    first, second = plan.find("direction=forward,seed=1").stages, plan.find("direction=forward,seed=2").stages
+    produce = plan.stages[second[2]]
+    report = compare(plan, plan, {first[0]}, blocked=set(first[2:]), steps_done={second[2]: 10, "0" * 32: 99})
+    assert (report.runs.waiting, report.runs.blocked) == (5, 1)
+    assert (report.stages.blocked, report.stages.to_compute, report.stages.begun) == (2, 13, 1)
+    assert {row.kind: row.stages for row in report.cost} == {"equilibrate": 3, "produce": 5, "reduce": 5}
+    cost = {row.kind: row.atom_steps for row in report.cost}
+    assert cost["produce"] == whole["produce"].atom_steps * 5 // 6 - 10 * produce.atoms
+
+
 def test_a_longer_axis_costs_only_what_is_new() -> None:
     before, _ = plan_of(SPEC)
     report = compare(plan_of(swap("count: 3", "count: 4"))[0], before, set(before.stages))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from campaign.errors import BusyError, FailureClass
+from campaign.errors import BusyError, FailureClass, ResourceError, StoreError
 from campaign.execution import driver, looks, requests, result_rows
 from campaign.execution.cluster import Cluster
 from campaign.execution.driver import run_campaign
@@ -275,6 +275,27 @@ def test_a_disk_that_fails_for_a_moment_ends_no_campaign(root: Path, monkeypatch
     assert run(root, ["steady"], seeds=2).counts["toy"]["done"] == 2
     assert sorted(failed) == ["manifest_sha256", "read_requests", "write_snapshot"]
     assert len(Store.open(Layout(root).store, campaign="standins").stage_ids("toy")) == 2
+
+
+def test_results_that_cannot_be_written_do_not_end_a_campaign_as_finished(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise ResourceError("cannot write results: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(result_rows.ResultRows, "flush", full)
+        with pytest.raises(ResourceError, match="No space left"):
+            run(root, ["steady"])
+    assert status(root)["driver"]["state"] == "stopped"  # with what to do to go on
+    before = Layout(root).ledger.read_bytes()
+    store = Layout(root).store / "zarr.json"
+    attributes = json.loads(store.read_text())
+    attributes["attributes"]["format"] = 99
+    store.write_text(json.dumps(attributes))
+    with pytest.raises(StoreError, match="format 99"):
+        run(root, ["steady"])
+    assert Layout(root).ledger.read_bytes() == before
 
 
 def test_results_that_are_read_at_the_start_keep_no_sign_of_life_from_others(

@@ -221,8 +221,35 @@ def test_a_file_that_is_gone_or_changed_is_found_by_doctor(layout: Layout) -> No
     log.unlink()
     found = finding(layout, "stages")
     assert "log.standin is missing" in found["detail"]
-    assert "campaign rebuild" in found["detail"]
+    assert "nothing needs them any more: `campaign rebuild` sets damaged ones aside" in found["detail"]
+    assert "`campaign retry gone`" in found["detail"]
     done = campaign("rebuild", ".", cwd=layout.root)
     assert done.returncode == 0
-    assert f"{first.stages[1]}: log.standin is missing" in done.stdout
+    told = " ".join(done.stdout.split())
+    assert "1 stage damaged and set aside, and nothing needs them any more" in told
+    assert "to be made again" not in told
+    assert "campaign retry gone --dir ." in told
+    assert f"{first.stages[1]}: log.standin is missing" in told
     assert finding(layout, "stages", "--verify")["ok"]
+    assert go_on(layout).total() == 0
+    asked = campaign("retry", "gone", "--dir", str(layout.root), cwd=layout.root)
+    assert asked.returncode == 0
+    assert go_on(layout).total() == 1
+    assert is_committed(layout, first.stages[1])
+
+
+def test_damaged_stages_that_are_still_needed_are_made_again_by_a_run(layout: Layout) -> None:
+    first, *_ = runs(layout)
+    shutil.rmtree(layout.store)  # so that results are to be read again
+    damaged = (first.result_stage, first.stages[1])
+    for stage_id in damaged:
+        (layout.stage(stage_id) / "manifest.json").unlink()
+    told = finding(layout, "stages")["detail"]
+    assert "then `campaign run` makes the 1 again that are still needed" in told
+    assert "the others after `campaign retry gone`" in told
+    told = " ".join(campaign("rebuild", ".", cwd=layout.root).stdout.split())
+    assert f"1 stage damaged and set aside, to be made again: {first.result_stage}" in told
+    assert f"1 stage damaged and set aside, and nothing needs them any more: {first.stages[1]}" in told
+    go_on(layout)
+    assert is_committed(layout, first.result_stage)
+    assert not is_committed(layout, first.stages[1])

@@ -144,9 +144,15 @@ def test_like_failures_hold_their_condition_only() -> None:
     failed = [fail_next(schedule, "physics") for _ in range(HOLD_AFTER)]
     assert {conditions[name] for name in failed} == {"hot"} == set(schedule.held)
     assert [batch[0] for batch in schedule.take(9)] == ["equilibrate-5", "equilibrate-6", "equilibrate-7"]
+    assert not schedule.has_ready()
+    schedule.exempt(["equilibrate-4", "produce-4"])
+    assert schedule.take(9) == [["equilibrate-4"]]
+    schedule.done("equilibrate-4")
+    assert schedule.take(9) == [["produce-4"]]
+    assert set(schedule.held) == {"hot"}
     schedule.retry(failed[:1])
     assert schedule.held == {}
-    assert {batch[0] for batch in schedule.take(9)} == {failed[0], "equilibrate-3", "equilibrate-4"}
+    assert {batch[0] for batch in schedule.take(9)} == {failed[0], "equilibrate-3"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from campaign.cli.directory import read_identity
 from campaign.errors import CampaignError, ExitCode, LedgerError, Location, ResourceError, SpecError
 from campaign.layout import Layout
 
@@ -125,7 +126,14 @@ def _version(
 
 
 def campaign_layout(directory: Path | None) -> Layout:
-    """Layout of an existing campaign directory, found where a user would expect it."""
+    """Layout of an existing campaign, found where a user would expect it, in a format that we know."""
+    layout = find_campaign(directory)
+    read_identity(layout)
+    return layout
+
+
+def find_campaign(directory: Path | None) -> Layout:
+    """Layout of an existing campaign, whatever its format is."""
     if directory is None:
         candidates = _campaigns_here()
         if len(candidates) != 1:
@@ -351,7 +359,10 @@ def schema(
         Path | None, typer.Argument(help="File to write; default: stdout.", show_default=False)
     ] = None,
 ) -> None:
-    """Write the JSON Schema of specs, for editors."""
+    """Write the JSON Schema of specs, for editors.
+
+    A file that is there is replaced.
+    """
     from campaign.cli.specs import write_schema
 
     if path is None:
@@ -395,7 +406,7 @@ def doctor(
     from campaign.cli.doctor import examine
 
     if verify:
-        directory = campaign_layout(directory).root
+        directory = find_campaign(directory).root
     elif directory is None:
         candidates = _campaigns_here()
         directory = candidates[0] if len(candidates) == 1 else None

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from campaign.cli.app import campaign_layout, out
+from campaign.cli.app import find_campaign, out
 from campaign.cli.directory import read_identity
 from campaign.cli.text import plural
-from campaign.errors import CampaignError, ExitCode, LedgerError, ResourceError
+from campaign.errors import CampaignError, ExitCode, LedgerError, ResourceError, StoreError
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
+from campaign.runs import Plan
 
 ENGINES = ("lammps",)
 """Engines of specs that name none."""
@@ -52,7 +53,7 @@ def examine(directory: Path | None, *, verify: bool, as_json: bool) -> int:
         Read all files of its stages for their hashes; otherwise their names and sizes are compared.
     """
     if directory is not None:
-        campaign_layout(directory)  # refuses a directory without a campaign
+        find_campaign(directory)  # refuses a directory without a campaign
     return tell(_findings(directory, verify=verify), as_json=as_json)
 
 
@@ -264,16 +265,50 @@ def _stages(layout: Layout, *, verify: bool) -> str:
     if wrong:
         named = "; ".join(f"{stage.stage_id}: {stage.problem}" for stage in wrong[:FEW])
         more = f"; and {len(wrong) - FEW:,} more" if len(wrong) > FEW else ""
-        damaged = any(not stage.foreign for stage in wrong)
+        damaged = [stage.stage_id for stage in wrong if not stage.foreign]
         raise LedgerError(
             f"{plural(len(wrong), 'stage')} of {len(ids):,} cannot be used: {named}{more}",
             where=str(layout.stages),
-            hint="`campaign rebuild` sets damaged ones aside, then `campaign run` makes them again"
+            hint=_mend(layout, damaged, set(ids).difference(stage.stage_id for stage in wrong))
             if damaged
             else "use the version of campaign that made them",
         )
     how = "all match their hashes" if verify else "all files are there, of the right size (--verify: hashes)"
     return f"{len(ids):,} committed, {how}"
+
+
+def _mend(layout: Layout, damaged: list[str], usable: set[str]) -> str:
+    """Say how damaged stages are made again: a run makes only those that something still needs."""
+    aside = "`campaign rebuild` sets damaged ones aside"
+    try:
+        plan = load_plan(layout.plan)
+    except CampaignError:  # it has a finding of its own
+        return f"{aside}, then {RUN}"
+    needed = len(_needed(layout, plan, usable).intersection(damaged))
+    if not any(stage_id in plan.stages for stage_id in damaged):
+        return f"no run uses them: {aside}"
+    if needed == len(damaged):
+        return f"{aside}, then `campaign run` makes them again"
+    if needed:
+        return (
+            f"{aside}, then `campaign run` makes the {needed:,} again that are still needed, "
+            "and the others after `campaign retry gone`"
+        )
+    return f"nothing needs them any more: {aside}; to make them again all the same: `campaign retry gone`"
+
+
+def _needed(layout: Layout, plan: Plan, usable: set[str]) -> set[str]:
+    """Stages that are still to be read: results that the store lacks, and what is not usable goes on from."""
+    from campaign.execution.disk import unread_results
+
+    try:
+        needed = set(unread_results(layout, plan))
+    except StoreError:  # it is made again from them
+        needed = {stage for calculation in plan.calculations for stage in calculation.runs.result_stages}
+    for stage_id in reversed(plan.stages.ids):  # what a stage needs comes before it in the plan
+        if stage_id in needed and stage_id not in usable:
+            needed.update(plan.stages[stage_id].needs)
+    return needed
 
 
 def _segments(layout: Layout, *, verify: bool) -> str:

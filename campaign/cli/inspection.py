@@ -129,7 +129,7 @@ def _show_requests(layout: Layout, *, alive: bool) -> None:
         stage
         for request in read_requests(layout)
         if request.kind == "retry"
-        for stage in request.payload.get("stages", ())
+        for stage in (*request.payload.get("stages", ()), *request.payload.get("held", ()))
     }
     if stages:
         whom = "the driver" if alive else "the next `campaign run`"

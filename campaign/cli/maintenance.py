@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +65,10 @@ def _print_rebuilt(layout: Layout, rebuilt: "Rebuilt") -> None:
             f"{plural(rebuilt.kept_results, 'result')} only in the store, without a stage on the disk: "
             "the store was kept and completed"
         )
+    needed, spare, of_plan = _by_need(layout, rebuilt.damaged)
     for what, problems in (
-        ("damaged and set aside, to be made again", rebuilt.damaged),
+        ("damaged and set aside, to be made again", needed),
+        ("damaged and set aside, and nothing needs them any more", spare),
         ("left alone", rebuilt.foreign),
     ):
         if problems:
@@ -74,11 +77,28 @@ def _print_rebuilt(layout: Layout, rebuilt: "Rebuilt") -> None:
                 out.print(f"  {stage_id}: {problem}", markup=False)
             if len(problems) > FEW:
                 out.print(f"  and {len(problems) - FEW:,} more", markup=False)
+    if of_plan:
+        say("to make again all the same what nothing needs, before the next run:")
+        out.print(f"  {command('retry', 'gone', '--dir', layout.root)}", markup=False)
     if rebuilt.aside is not None:
         say(f"what was there before is in {rebuilt.aside} until `campaign gc`")
     say("the history of failed attempts is lost; what had failed is pending again")
     if any(counts["done"] < counts["total"] for counts in rebuilt.counts.values()):
         out.print(f"next: {run_again(layout)}", markup=False)
+
+
+def _by_need(layout: Layout, damaged: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], bool]:
+    """Separate damaged stages that `campaign run` makes again, and those that nothing needs.
+
+    Last: whether `campaign retry gone` would make any of those, since they are of the plan.
+    """
+    from campaign.ledger import Ledger
+
+    with Ledger.open(layout, read_only=True) as ledger:
+        states = ledger.states()
+    needed = {stage: problem for stage, problem in damaged.items() if states.get(stage) == "pending"}
+    spare = {stage: problem for stage, problem in damaged.items() if stage not in needed}
+    return needed, spare, any(states.get(stage) == "done" for stage in spare)
 
 
 def collect(layout: Layout, only: list[str], *, yes: bool, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from campaign.cli.text import ago, held_because, plural, run_again
 from campaign.document import did_you_mean
 from campaign.errors import BusyError, FailureClass, LedgerError, SpecError
 from campaign.layout import Layout
-from campaign.plan_file import load_plan
+from campaign.plan_file import load_plan, read_status
 from campaign.runs import Plan, Run
 
 WAIT_S = 60.0
@@ -36,15 +36,19 @@ def request_retry(layout: Layout, what: list[str]) -> None:
     plan = load_plan(layout.plan)
     failed = _Failed(snapshot, plan)
     chosen: set[str] = set()
+    held: tuple[Run, ...] = ()
     for selector in what:
         if selector == GONE:
             continue
         found = failed.stages(selector)
-        if not found:
+        more = () if found else failed.held_runs(selector, layout)
+        held += more
+        if not found and not more:
             raise LedgerError(f"no failed run matches {selector!r}", where=str(layout.root), hint=failed.hint)
         chosen |= found
     gone = _gone(layout, plan) if GONE in what else set()
-    write_request(layout, "retry", {"stages": sorted(chosen | gone)})
+    exempt = sorted({stage for run in held for stage in run.stages})
+    write_request(layout, "retry", {"stages": sorted(chosen | gone), "held": exempt})
     if gone:
         err.print(f"asked for {plural(len(gone), 'stage')} gone from the disk to be made again", markup=False)
     if chosen:
@@ -54,6 +58,8 @@ def request_retry(layout: Layout, what: list[str]) -> None:
             f"as of {ago(age_s(snapshot))}",
             markup=False,
         )
+    if held:
+        err.print(f"asked for {plural(len(held), 'run')} held back to be tried all the same", markup=False)
     if driver_is_awaited(layout, snapshot):
         err.print("its driver does that when it begins", markup=False)
     elif not driver_is_alive(layout):
@@ -110,14 +116,14 @@ class _Failed:
         )
 
     def stages(self, selector: str) -> set[str]:
-        """Failed stages that a selector means; of runs that are held back, those that hold them back."""
+        """Failed stages that a selector means."""
         if selector == "all":
             return set(self._failed)
         if selector in set(FailureClass):
             return {stage for stage, failure in self._failed.items() if failure["class"] == selector}
         self._check(selector)
         runs = self._plan.matching(selector)
-        return {stage for run in runs for stage in run.stages if stage in self._failed} or self._holding(runs)
+        return {stage for run in runs for stage in run.stages if stage in self._failed}
 
     def _check(self, selector: str) -> None:
         """Refuse a word that is nothing at all, with what it could have been."""
@@ -132,14 +138,15 @@ class _Failed:
             message = f"{selector!r} is no class of failures, no labels (seed=3), and no run"
             raise SpecError(message, hint=hint)
 
-    def _holding(self, runs: tuple[Run, ...]) -> set[str]:
-        """Failed stages for which the conditions of these runs are held back."""
-        from campaign.execution.schedule import conditions_of
+    def held_runs(self, selector: str, layout: Layout) -> tuple[Run, ...]:
+        """Find what a selector names of the runs that are held back for the failures of others."""
+        from campaign.execution.commit import is_committed
+        from campaign.execution.schedule import condition_of
 
-        conditions = conditions_of(self._plan)
-        wanted = {conditions[run.result_stage] for run in runs}
-        held = {name for name in wanted if held_because(self._held, name)}
-        return {stage for stage in self._failed if conditions.get(stage) in held}
+        if not self._held or selector == "all" or selector in set(FailureClass):
+            return ()
+        held = (run for run in self._plan.matching(selector) if held_because(self._held, condition_of(run)))
+        return tuple(run for run in held if not is_committed(layout, run.result_stage))
 
 
 def _cancel_driver_jobs(layout: Layout) -> list[str]:
@@ -164,8 +171,8 @@ def request_stop(layout: Layout, *, wait: bool) -> None:
 
     Raises
     ------
-    LedgerError
-        It has not ended in time.
+    BusyError
+        It has not ended in time, and so holds the campaign.
     """
     from campaign.execution.requests import driver_is_alive, write_request
 
@@ -179,11 +186,30 @@ def request_stop(layout: Layout, *, wait: bool) -> None:
     deadline = time.monotonic() + WAIT_S
     while wait and driver_is_alive(layout):
         if time.monotonic() > deadline:
-            raise LedgerError(
-                f"the driver has not ended within {WAIT_S:.0f} s",
-                where=str(layout.root),
-                hint="see driver.log there",
-            )
+            raise _not_ended(layout)
         time.sleep(0.2)
     if wait:
         err.print("stopped; what was finished is kept, `campaign run` goes on", markup=False)
+
+
+def _not_ended(layout: Layout) -> BusyError:
+    """Say which driver does not end, and whether it does anything at all."""
+    from campaign.execution.lock import current_holder
+    from campaign.execution.requests import SILENT_S, age_s
+
+    snapshot = read_status(layout.status)
+    holder = current_holder(layout.lock)
+    if holder is not None:
+        pid, host = holder.pid, holder.host
+    else:
+        driver = {} if snapshot is None else snapshot["driver"]
+        pid, host = driver.get("pid", "?"), driver.get("host", "?")
+    silent_s = 0.0 if snapshot is None else age_s(snapshot)
+    message = f"the driver, process {pid} on {host}, has not ended within {WAIT_S:.0f} s"
+    if silent_s <= SILENT_S:
+        return BusyError(message, where=str(layout.root), hint="see driver.log there")
+    return BusyError(
+        f"{message}; its last sign of life was {ago(silent_s)}",
+        where=str(layout.root),
+        hint=f"if it was suspended, `kill -CONT {pid}` on {host} lets it end; see driver.log there",
+    )

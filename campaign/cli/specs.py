@@ -108,6 +108,9 @@ def plan_spec(path: Path, directory: Path | None, *, site: str | None, yes: bool
 def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":
     """Compare a plan with what its campaign's directory has, if there is one."""
     from campaign.compare import compare
+    from campaign.execution.requests import read_requests
+    from campaign.execution.schedule import blocked_stages
+    from campaign.execution.segments import steps_of_unfinished
     from campaign.ledger import Ledger
     from campaign.plan_file import load_plan
 
@@ -124,8 +127,19 @@ def against_directory(plan: "Plan", layout: Layout) -> "PlanReport":
     with Ledger.open(layout, read_only=True) as ledger:
         done = {stage_id for stage_id, state in ledger.states().items() if state == "done"}
         speeds = ledger.speeds()
+        asked = any(request.kind == "retry" for request in read_requests(layout))
+        blocked = set() if asked else blocked_stages(plan, ledger)
     gone, lost = _gone_from_disk(plan, layout, done)
-    return compare(plan, previous, done, lost=lost, gone=gone, speeds=speeds)
+    return compare(
+        plan,
+        previous,
+        done,
+        lost=lost,
+        gone=gone,
+        blocked=blocked,
+        steps_done=steps_of_unfinished(layout),
+        speeds=speeds,
+    )
 
 
 def _gone_from_disk(plan: "Plan", layout: Layout, done: set[str]) -> tuple[set[str], set[str]]:
@@ -150,6 +164,7 @@ def news(report: "PlanReport") -> str:
     why = f" ({', '.join(changes)})" if changes else ""  # not every fact behind a stage is in the plan
     parts = [f"{runs.changed:,} changed{why}"] if runs.changed else []
     parts += [f"{runs.new:,} new"] if runs.new else []
+    parts += [f"{runs.blocked:,} failed or held back"] if runs.blocked else []
     parts += [f"{runs.no_longer_wanted:,} no longer wanted"] if runs.no_longer_wanted else []
     done = f"{runs.reused:,} of {plural(runs.total, 'run')} {'is' if runs.reused == 1 else 'are'} done"
     return done + (f"; {', '.join(parts)}" if parts else "")
@@ -163,6 +178,7 @@ def _print_report(report: "PlanReport", layout: Layout) -> None:
         {
             "done": runs.reused,
             "planned before and not done": runs.waiting,
+            "failed or held back": runs.blocked,
             "changed": runs.changed,
             "new": runs.new,
             "no longer wanted": runs.no_longer_wanted,
@@ -173,9 +189,16 @@ def _print_report(report: "PlanReport", layout: Layout) -> None:
         {
             "reused": stages.reused,
             "to compute": stages.to_compute,
+            "of failed or held-back runs": stages.blocked,
             "committed and no longer wanted": stages.no_longer_wanted,
         },
     )
+    if stages.begun:
+        text = f"{stages.begun:,} of those to compute partly committed; the cost is that of the rest"
+        out.print(folded(f"begun   {text}", out.width, INDENT), markup=False)
+    if runs.blocked:
+        text = f"left alone until a retry; why, and what to do: {command('status', layout.root)}"
+        out.print(folded(f"failed  {text}", out.width, INDENT), markup=False)
     if stages.made_again:
         was = "stage is" if stages.made_again == 1 else "stages are"
         text = f"{stages.made_again:,} finished {was} gone from the disk and will be made again"

@@ -237,7 +237,9 @@ def _next(layout: Layout, run: Run, stages: list[dict[str, Any]]) -> tuple[str, 
         return "look at the ensemble", command("report", layout.root)
     held = _held(layout, run)
     if held:
-        return f"it is held back ({held}); try again", command("retry", run.id, "--dir", layout.root)
+        again = command("retry", run.id, "--dir", layout.root)
+        advice = f"it is held back ({held}); try this one all the same"
+        return advice, again if is_driven(layout) else f"{again} && {run_again(layout)}"
     if is_driven(layout):
         return "see how far it is", command("status", layout.root)
     return "go on", run_again(layout)

@@ -23,7 +23,14 @@ from campaign.execution.looks import Looks
 from campaign.execution.place import Place
 from campaign.execution.requests import HANDED_OVER, Request, read_requests
 from campaign.execution.result_rows import ResultRows
-from campaign.execution.schedule import BUDGETS, Schedule, conditions_of, speed_key, time_left_s
+from campaign.execution.schedule import (
+    BUDGETS,
+    Schedule,
+    conditions_of,
+    endings_of,
+    speed_key,
+    time_left_s,
+)
 from campaign.execution.segments import SEGMENT_S, work_of
 from campaign.execution.settle import retry, settle_the_past
 from campaign.execution.snapshot import RunBoard, failure_entry, running_entry, snapshot, write_snapshot
@@ -34,6 +41,7 @@ from campaign.plan import Plan
 from campaign.plan_file import save_plan
 from campaign.protocols.base import Stage
 from campaign.site import NamedSite
+from campaign.store.reader import check_format
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +128,8 @@ def run_campaign(
     layout = Layout(root.resolve())
     layout.root.mkdir(parents=True, exist_ok=True)
     with DriverLock(layout.lock) as holder, Ledger.open(layout) as ledger:
+        if (layout.store / "zarr.json").exists():
+            check_format(layout.store)  # before anything is written
         # What comes later, also while this one waits for the lease, is for the loop and not for the past.
         waiting = read_requests(layout)
         ledger.acquire(holder)
@@ -193,13 +203,10 @@ class _Driver:
             if stage_id in plan.stages
         }
         if self._failed:
-            self._schedule.remember(
-                (stage_id, plan.stages[stage_id].kind, failure_class)
-                for stage_id, failure_class in ledger.endings()
-                if stage_id in plan.stages
-            )
+            self._schedule.remember(endings_of(plan, ledger))
         for stage_id in past.again:  # whoever wants these tried again wants their conditions released
             self._schedule.forgive(stage_id)
+        self._schedule.exempt(past.exempt)
         self._speeds = dict(ledger.speeds())
 
     # The loop
@@ -226,12 +233,12 @@ class _Driver:
                         elif self._dispatcher:  # what did not end when it was asked to
                             self._dispatcher.kill()
                     self._apply_requests(over=True)
+                self._results.flush()
                 finished = not self._stop_signals
             finally:
                 # Fails if the campaign is another driver's by now: then nothing of it is ours to write.
                 self._abandon()
                 self._show("finished" if finished else "handed over" if self._handing_over else "stopped")
-            self._results.flush()
         return DriverResult(
             self._board.counts(), self._stop_signals > 0, dict(self._schedule.held), self._handing_over
         )
@@ -450,6 +457,7 @@ class _Driver:
                 again = retry(self._layout, self._ledger, request.payload.get("stages", ()))
                 ours = [stage_id for stage_id in again if stage_id in self._stages]
                 self._schedule.retry(ours)
+                self._schedule.exempt(request.payload.get("held", ()))
                 for stage_id in ours:
                     self._failed.pop(stage_id, None)
                     self._board.update(stage_id)

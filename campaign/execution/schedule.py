@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from campaign.errors import FailureClass
 from campaign.execution.cluster import HERE, Kind
-from campaign.ledger import State
+from campaign.ledger import Ledger, State
 from campaign.plan import Plan, Run, StageSummary
 
 BUDGETS: Mapping[FailureClass, int] = {
@@ -80,6 +80,7 @@ class Schedule:
         self._pilots = self._choose_pilots(stages)
         self._streaks: dict[tuple[str, str], tuple[str, int]] = {}
         self._alone: set[str] = set()
+        self._exempt: set[str] = set()
         self._dependents: defaultdict[str, list[str]] = defaultdict(list)
         for stage in self._stages.values():
             for needed in set(stage.needs):
@@ -187,6 +188,17 @@ class Schedule:
         for aside in self._aside.pop(condition, ()):
             self._offer(aside)
 
+    def exempt(self, stage_ids: Iterable[str]) -> None:
+        """Let these be tried although their conditions are held back, which the others stay."""
+        wanted = self._stages.keys() & set(stage_ids)
+        self._left = None
+        self._exempt |= wanted
+        for condition in {self._conditions[stage_id] for stage_id in wanted}:
+            aside = self._aside.pop(condition, [])
+            self._aside[condition] = [stage_id for stage_id in aside if stage_id not in wanted]
+            for stage_id in wanted.intersection(aside):
+                self._offer(stage_id)
+
     def hold(self, what: str, reason: str) -> None:
         """Start no more stages of a condition, or of ``engine NAME``."""
         if self.held.get(what) != reason:
@@ -234,8 +246,10 @@ class Schedule:
 
     def _holder(self, stage_id: str) -> str | None:
         stage = self._stages[stage_id]
-        resource = f"resource {self._kind_of(stage).resource}"
-        for what in (self._conditions[stage_id], f"engine {stage.engine}", resource):
+        condition = self._conditions[stage_id]
+        if condition in self.held and stage_id not in self._exempt:
+            return condition
+        for what in (f"engine {stage.engine}", f"resource {self._kind_of(stage).resource}"):
             if what in self.held:
                 return what
         return None
@@ -261,7 +275,7 @@ class Schedule:
     def remaining(self) -> Counter[Speed]:
         """Sum the atom-steps that are still to be done, by (engine, potential), without what is blocked."""
         if self._left is None:
-            lost = self._unreachable()
+            lost = self.blocked()
             self._left = Counter()
             for stage_id, stage in self._stages.items():
                 if stage.engine is None or stage_id in lost or self.states[stage_id] == "done":
@@ -269,7 +283,7 @@ class Schedule:
                 self._left[speed_key(stage)] += stage.atoms * stage.steps
         return Counter(self._left)
 
-    def _unreachable(self) -> set[str]:
+    def blocked(self) -> set[str]:
         """Find what is failed or held back, and everything that needs it."""
         lost = {
             stage_id
@@ -302,6 +316,22 @@ def condition_of(run: Run) -> str:
     """Name of a run's condition: its calculation, and its labels without the seed."""
     labels = (f"{name}={value}" for name, value in run.labels.items() if name != "seed")
     return " ".join((run.calculation, *labels))
+
+
+def endings_of(plan: Plan, ledger: Ledger) -> Iterator[tuple[str, str, str | None]]:
+    """How stages of a plan ended, in order, as `Schedule.remember` takes it."""
+    for stage_id, failure_class in ledger.endings():
+        if stage_id in plan.stages:
+            yield stage_id, plan.stages[stage_id].kind, failure_class
+
+
+def blocked_stages(plan: Plan, ledger: Ledger) -> set[str]:
+    """Stages of a plan that a driver would leave alone until a retry."""
+    if not ledger.failed():
+        return set()
+    schedule = Schedule(plan.stages, ledger.states(), conditions_of(plan))
+    schedule.remember(endings_of(plan, ledger))
+    return schedule.blocked()
 
 
 def conditions_of(plan: Plan) -> dict[str, str]:

@@ -130,6 +130,12 @@ def committed_segments(layout: Layout, stage_id: str, *, after: int = 0) -> list
         chain.append(segment)
 
 
+def steps_of_unfinished(layout: Layout) -> dict[str, int]:
+    """MD steps that are committed of each stage that is not, by stage id."""
+    chains = {path.name: committed_segments(layout, path.name) for path in layout.segments.glob("??/*")}
+    return {stage_id: chain[-1].last for stage_id, chain in chains.items() if chain}
+
+
 def usable_segments(layout: Layout, stage_id: str, state_file: str) -> list[CommittedSegment]:
     """Segments from which a stage can go on: all are whole, and the last one has its state.
 

@@ -28,18 +28,22 @@ class Settled:
         State of every stage that the ledger knows.
     again
         Stages of the plan that were failed and are to be tried again.
+    exempt
+        Stages to be tried although their conditions are held back.
     unread
         Finished stages whose results the store lacks, in the order of the plan.
     """
 
     states: Mapping[str, State]
     again: list[str]
+    exempt: list[str]
     unread: list[str]
 
 
 def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger, waiting: Sequence[Request]) -> Settled:
     """Reconcile what an earlier driver left, apply the requests that waited for this one, add new stages."""
     again: list[str] = []
+    exempt: list[str] = []
     with ledger.transaction():
         settled = ledger.reconcile(
             functools.partial(is_committed, layout), functools.partial(work_of, layout)
@@ -50,6 +54,7 @@ def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger, waiting: Sequenc
             if request.kind == "retry":
                 wanted = request.payload.get("stages", ())
                 again += retry(layout, ledger, wanted)
+                exempt += request.payload.get("held", ())
                 gone = [item for item in wanted if ledger.state(item) == "done"]
                 _make_again(layout, ledger, [item for item in gone if not is_committed(layout, item)])
         states = ledger.states()
@@ -72,6 +77,7 @@ def settle_the_past(layout: Layout, plan: Plan, ledger: Ledger, waiting: Sequenc
     return Settled(
         states,
         [stage_id for stage_id in again if stage_id in plan.stages],
+        exempt,
         [stage_id for stage_id in unread if states[stage_id] == "done"],
     )
 
