@@ -16,8 +16,10 @@ from campaign.cli import detach, site_plan
 from campaign.cli.directory import campaign_root, link_here, scratch_of
 from campaign.compare import compare
 from campaign.errors import ExitCode, LedgerError, ResourceError, SpecError
+from campaign.execution import handover
 from campaign.execution.detached import DriverJobs
 from campaign.execution.driver import DriverResult
+from campaign.execution.job_scripts import job_prefix
 from campaign.layout import Layout
 from campaign.site import NamedSite, find_site
 from tests.planning import SPEC, plan_of, use_toy
@@ -127,6 +129,56 @@ def test_a_driver_that_waits_in_the_queue_is_told_as_data_and_by_why(
     why = json.loads(campaign("why", "direction=forward,seed=1", "--json", cwd=here).stdout)
     assert {stage["state"] for stage in why["stages"]} == {"pending"}
     assert why["next"] == "campaign status campaigns/tiny"
+
+
+def queued_driver(here: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """A campaign whose driver waits in the queue as job 12."""
+
+    def submit(jobs: DriverJobs) -> str:
+        jobs.layout.jobs.mkdir()
+        jobs.note("12")
+        return "12"
+
+    monkeypatch.setattr(DriverJobs, "ids", [])
+    monkeypatch.setattr(DriverJobs, "submit", submit)
+    site_file(here, f"{SITE}driver: gpu\n")
+    started = ("run", write_spec(here).name, "--site", "here.yaml", "--detach", "--yes")
+    assert campaign(*started, cwd=here).returncode == 0
+    monkeypatch.setattr(DriverJobs, "ids", ["12"])
+    assert campaign(*started, cwd=here).returncode == ExitCode.BUSY
+    return Layout(here / "campaigns" / "tiny")
+
+
+def test_where_slurm_does_not_answer_no_second_driver_starts_and_nothing_is_called_stopped(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(_: DriverJobs) -> list[str]:
+        raise ResourceError("squeue does not answer")
+
+    layout = queued_driver(here, monkeypatch)
+    monkeypatch.setattr(DriverJobs, "ids", property(silent))
+    done = campaign("run", "spec.yaml", cwd=here)
+    assert done.returncode == ExitCode.BUSY
+    assert "job 12 may drive this campaign, or is about to: squeue does not answer" in done.stderr
+    done = campaign("stop", cwd=here)
+    assert done.returncode == ExitCode.RESOURCE
+    assert "SLURM does not answer, so nothing was stopped" in done.stderr
+    assert layout.driver_job.exists()
+
+
+def test_a_stop_between_two_drivers_ends_what_the_first_left_to_the_next(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = queued_driver(here, monkeypatch)
+    (layout.jobs / handover.ADDRESS).touch()
+    gone: list[str] = []
+    monkeypatch.setattr(DriverJobs, "cancel", lambda _, job_id: gone.append(job_id))
+    monkeypatch.setattr(handover, "end_jobs", gone.append)
+    done = campaign("stop", cwd=here)
+    assert "cancelled its job 12" in done.stderr
+    assert gone == ["12", job_prefix(layout, "tiny")]
+    assert not (layout.jobs / handover.ADDRESS).exists()
+    assert not layout.driver_job.exists()
 
 
 def test_a_driver_in_a_job_ends_as_others_do_where_work_is_held_back(

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 
 from campaign.errors import BusyError, FailureClass, ResourceError, StoreError
 from campaign.execution import driver, looks, requests, result_rows
-from campaign.execution.cluster import Cluster
+from campaign.execution.cluster import Cluster, Kind, Workers
 from campaign.execution.driver import run_campaign
 from campaign.execution.place import Place
 from campaign.execution.requests import driver_is_alive, read_requests, write_request
@@ -368,17 +368,27 @@ def test_looks_at_attempts_leave_most_of_the_time_to_the_rest(
     [(("handover",), True), (("stop", "handover"), False), (("handover", "stop"), False)],
 )
 def test_a_driver_hands_over_when_asked_unless_somebody_wants_an_end(
-    root: Path, asked: tuple[requests.Kind, ...], *, handed_over: bool
+    root: Path, monkeypatch: pytest.MonkeyPatch, asked: tuple[requests.Kind, ...], *, handed_over: bool
 ) -> None:
     wanted = list(asked)
+    changes: list[Mapping[Kind, int]] = []  # what the jobs were to be, after somebody asked
+
+    def request(_: Workers, wanted: Mapping[Kind, int], busy: Set[str]) -> Mapping[str, str]:
+        changes.append(wanted)
+        return {}
+
+    monkeypatch.setattr(Workers, "request", request)
+    monkeypatch.setattr(driver, "TICK_S", 0.01)
 
     def ask(picture: dict[str, Any]) -> None:
         while wanted and picture["running"]:
             write_request(Layout(root), wanted.pop(0), {})
+            changes.clear()
 
     result = run(root, ["slow"], 8, successor=lambda: "7", on_snapshot=ask)
     assert (result.interrupted, result.handed_over) == (True, handed_over)
     assert (status(root)["driver"]["state"] == "handed over") == handed_over
+    assert (changes == []) == handed_over  # those that wait are for the next driver
 
 
 def test_a_driver_that_nobody_follows_is_not_asked_to_hand_over(root: Path) -> None:

@@ -51,8 +51,14 @@ def refuse_if_driven(site: "NamedSite | None", layout: Layout, campaign: str) ->
     try:
         site = site if told is None else find_site(told["site"])
         ids = [] if site is None else DriverJobs(site, layout, campaign).ids
-    except CampaignError:  # nobody can say; lock and lease decide
-        return
+    except CampaignError as error:
+        if told is None:  # nobody can say; lock and lease decide
+            return
+        raise BusyError(
+            f"job {told['job']} may drive this campaign, or is about to: {error.message}",
+            where=str(layout.root),
+            hint=f"try again when SLURM answers; if that job is gone for good, remove {layout.driver_job}",
+        ) from None
     if ids:
         raise BusyError(
             f"the driver of this campaign is job {', '.join(ids)} on {site.name if site else 'a cluster'}",
@@ -64,19 +70,28 @@ def refuse_if_driven(site: "NamedSite | None", layout: Layout, campaign: str) ->
 def start_driver_job(
     site: "NamedSite", layout: Layout, plan: "Plan", spec_text: str, *, as_json: bool
 ) -> int:
-    """Submit a driver's job and say how to follow it."""
+    """Submit a driver's job and say how to follow it.
+
+    Raises
+    ------
+    BusyError
+        Somebody did so meanwhile.
+    """
     from campaign.execution.detached import DriverJobs
+    from campaign.execution.lock import DriverLock
     from campaign.execution.requests import read_requests
     from campaign.execution.snapshot import show_submitted
     from campaign.plan_file import save_plan
 
-    write_atomic(layout.spec, spec_text)
-    save_plan(plan, layout.plan)
-    for request in read_requests(layout):
-        if request.kind != "retry":  # to start says the opposite
-            request.path.unlink(missing_ok=True)
-    job_id = DriverJobs(site, layout, plan.campaign).submit()
-    show_submitted(layout, plan.campaign, site.argument)
+    with DriverLock(layout.lock):  # two at once would submit two jobs
+        refuse_if_driven(site, layout, plan.campaign)
+        write_atomic(layout.spec, spec_text)
+        save_plan(plan, layout.plan)
+        for request in read_requests(layout):
+            if request.kind != "retry":  # to start says the opposite
+                request.path.unlink(missing_ok=True)
+        job_id = DriverJobs(site, layout, plan.campaign).submit()
+        show_submitted(layout, plan.campaign, site.argument)
     err.print(f"its driver is job {job_id} on {site.name}; it goes on without you", markup=False)
     for name in ("status", "watch", "stop"):
         err.print(f"  {command(name, layout.root)}", markup=False)

@@ -8,7 +8,7 @@ from campaign.cli.app import err
 from campaign.cli.inspection import read_snapshot
 from campaign.cli.text import ago, held_because, plural, run_again
 from campaign.document import did_you_mean
-from campaign.errors import BusyError, FailureClass, LedgerError, SpecError
+from campaign.errors import BusyError, FailureClass, LedgerError, ResourceError, SpecError
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 from campaign.runs import Plan, Run
@@ -149,19 +149,36 @@ class _Failed:
         return tuple(run for run in held if not is_committed(layout, run.result_stage))
 
 
-def _cancel_driver_jobs(layout: Layout) -> list[str]:
-    """Cancel the jobs of drivers that have not begun to drive; return their ids."""
+def _cancel_jobs(layout: Layout) -> list[str]:
+    """Cancel the jobs of drivers that have not begun to drive, and those that a driver left to the next one.
+
+    Returns the ids of the drivers' jobs.
+    """
     from campaign.execution.detached import DriverJobs
+    from campaign.execution.handover import end_jobs, forget_driver
+    from campaign.execution.job_scripts import job_prefix
     from campaign.execution.requests import driver_job
+    from campaign.execution.slurm import site_environment
     from campaign.site import find_site
 
     told = driver_job(layout)
     if told is None:
         return []
-    jobs = DriverJobs(find_site(told["site"]), layout, told["campaign"])
-    found = jobs.ids
+    site = find_site(told["site"])
+    jobs = DriverJobs(site, layout, told["campaign"])
+    try:
+        found = jobs.ids
+    except ResourceError as error:
+        raise ResourceError(
+            f"SLURM does not answer, so nothing was stopped: {error.message}",
+            where=str(layout.root),
+            hint=f"job {told['job']} may drive it, or is about to; try again",
+        ) from error
     for job_id in found:
         jobs.cancel(job_id)
+    forget_driver(layout.jobs)
+    with site_environment(site.site):
+        end_jobs(job_prefix(layout, told["campaign"]))
     layout.driver_job.unlink(missing_ok=True)
     return found
 
@@ -177,7 +194,7 @@ def request_stop(layout: Layout, *, wait: bool) -> None:
     from campaign.execution.requests import driver_is_alive, write_request
 
     if not driver_is_alive(layout):
-        waiting = _cancel_driver_jobs(layout)
+        waiting = _cancel_jobs(layout)
         said = f"cancelled its job {', '.join(waiting)}" if waiting else "no driver is running"
         err.print(f"{said}; `campaign run` goes on when you want it", markup=False)
         return

@@ -106,8 +106,9 @@ def command(*words: object) -> str:
 
 def run_again(layout: Layout, spec: str | None = None) -> str:
     """Command that goes on with a campaign, or with another spec for it, where its last driver ran it."""
-    site = ((read_status(layout.status) or {}).get("driver") or {}).get("site")
-    where = ("--site", site) if site else ()
+    driver = (read_status(layout.status) or {}).get("driver") or {}
+    site = driver.get("site")
+    where = ("--site", site, *(("--detach",) if driver.get("detached") else ())) if site else ()
     return command("run", spec or layout.spec, "--dir", layout.root, *where)
 
 

@@ -430,10 +430,11 @@ class _Driver:
             self._speeds = dict(self._ledger.speeds())
             self._last_heartbeat = now
         self._apply_requests()
-        # Nothing more where everything is being stopped.
-        ready = self._schedule.ready() if self._stopping_since is None else {}
-        for resource, reason in dispatcher.request(ready).items():
-            self._schedule.hold(f"resource {resource}", reason)
+        if not self._handing_over:  # else all jobs, also those that wait, are the next driver's
+            # Nothing more where everything is being stopped.
+            ready = self._schedule.ready() if self._stopping_since is None else {}
+            for resource, reason in dispatcher.request(ready).items():
+                self._schedule.hold(f"resource {resource}", reason)
         dispatcher.refresh()  # after it: a job that was let go has no slots any more
         self._looks.look(dispatcher.flights)
         if self._stopping_since is not None:
@@ -478,6 +479,7 @@ class _Driver:
                 "state": state,
                 "site": None if self._where.site is None else self._where.site.argument,
                 "job": os.environ.get("SLURM_JOB_ID"),
+                "detached": self._successor is not None,
             },
             started=self._holder.since,
             board=self._board,

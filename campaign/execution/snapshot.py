@@ -156,7 +156,8 @@ def show_submitted(layout: Layout, campaign: str, site: str) -> None:
     """
     nothing = {"format": SNAPSHOT_FORMAT, "campaign": campaign, "counts": {}, "states": {}, "failed": {}}
     last = read_status(layout.status) or {**nothing, "held": []}
-    driver = {"pid": None, "host": None, "epoch": None, "state": SUBMITTED, "site": site, "job": None}
+    who = {"pid": None, "host": None, "epoch": None, "job": None}
+    driver = {**who, "state": SUBMITTED, "site": site, "detached": True}
     idle = {"driver": driver, "updated": utc_now(), "running": {}, "cluster": {}, "time_left_s": None}
     write_snapshot(layout, {**last, **idle})
 
