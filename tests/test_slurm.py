@@ -158,7 +158,7 @@ def test_a_job_that_slurm_ends_at_its_walltime_goes_on_in_another(case: Callable
     entry = one.wait_for_production(process)
     soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))
     one.slurm.run("scontrol", "update", f"jobid={entry['job']}", f"EndTime={soon}")
-    assert process.wait(400) == 0
+    assert process.wait(550) == 0
     one.check_whole()
     assert one.failures() == {FailureClass.WALLTIME: 1}
     assert len(one.attempts()) == one.stages + 1
@@ -314,7 +314,7 @@ def test_a_node_whose_daemon_is_killed(network: LocalSlurm, make_case: Callable[
     entry = one.wait_for_production(process)
     node = entry["node"]
     os.kill(int((network.directory / f"slurmd.{node}.pid").read_text()), signal.SIGKILL)
-    assert process.wait(500) == 0
+    assert process.wait(550) == 0
     one.check_whole()
     assert one.failures() == {FailureClass.NODE_FAILURE: 1}
     assert len(one.attempts()) == one.stages + 1
