@@ -219,9 +219,7 @@ class Soak:
         AssertionError
             It is not.
         """
-        deadline = (
-            time.monotonic() + 300
-        )  # the last driver writes its report; on a loaded machine that takes its time
+        deadline = time.monotonic() + 120
         while self.slurm("squeue", "-h") or self.engines():
             assert time.monotonic() < deadline, "jobs or engines are left"
             time.sleep(1)

@@ -5,7 +5,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,8 @@ class Case:
             yield
         finally:
             for engine in stopped:
-                os.kill(engine, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # it was killed meanwhile
+                    os.kill(engine, signal.SIGCONT)
 
     def check_whole(self) -> None:
         """Everything is done, committed once, and neither a job nor an engine is left."""

@@ -153,12 +153,14 @@ def test_a_chain_over_four_jobs_ends_each_before_its_walltime(case: Callable[...
 
 def test_a_job_that_slurm_ends_at_its_walltime_goes_on_in_another(case: Callable[..., Case]) -> None:
     """The site's walltime is ten minutes, but somebody shortened this job."""
-    one = case(1, 6 * LONG_PS)  # SLURM takes up to half a minute to see it
+    one = case(1, LONG_PS)
     process = one.drive()
     entry = one.wait_for_production(process)
     soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))
-    one.slurm.run("scontrol", "update", f"jobid={entry['job']}", f"EndTime={soon}")
-    assert process.wait(550) == 0
+    with one.paused():  # SLURM takes up to half a minute to see it
+        one.slurm.run("scontrol", "update", f"jobid={entry['job']}", f"EndTime={soon}")
+        wait_for(one.failures, seconds=180)
+    assert process.wait(400) == 0
     one.check_whole()
     assert one.failures() == {FailureClass.WALLTIME: 1}
     assert len(one.attempts()) == one.stages + 1
@@ -309,12 +311,14 @@ def test_a_node_that_is_cut_off_and_comes_back(network: LocalSlurm, make_case: C
 
 
 def test_a_node_whose_daemon_is_killed(network: LocalSlurm, make_case: Callable[..., Case]) -> None:
-    one = make_case(network, 1, 6 * LONG_PS)  # its node is missed after ten seconds and more
+    one = make_case(network, 1, 2 * LONG_PS)
     process = one.drive()
     entry = one.wait_for_production(process)
     node = entry["node"]
-    os.kill(int((network.directory / f"slurmd.{node}.pid").read_text()), signal.SIGKILL)
-    assert process.wait(550) == 0
+    with one.paused():  # its node is missed after ten seconds and more
+        os.kill(int((network.directory / f"slurmd.{node}.pid").read_text()), signal.SIGKILL)
+        wait_for(one.failures, seconds=180)
+    assert process.wait(500) == 0
     one.check_whole()
     assert one.failures() == {FailureClass.NODE_FAILURE: 1}
     assert len(one.attempts()) == one.stages + 1

@@ -13,7 +13,7 @@ from campaign.errors import FailureClass, ResourceError, TakenOverError
 from campaign.execution import handover
 from campaign.execution import jobs as module
 from campaign.execution.cluster import Kind
-from campaign.execution.jobs import IDLE_S, MOST_AT_ONCE, NO_WORKER_S, VERDICT_S, SlurmJobs
+from campaign.execution.jobs import ENDING_S, IDLE_S, MOST_AT_ONCE, NO_WORKER_S, VERDICT_S, SlurmJobs
 from campaign.execution.slurm import MOST_UNKNOWN, JobState
 from campaign.execution.troubles import MOST_REFUSED_S, ONE_FAILURE_S, REFUSED_S
 from campaign.layout import Layout
@@ -89,6 +89,8 @@ class Scene:
         self.now = 1000.0
         self.cluster, self.watch = ScriptedCluster(), ScriptedWatch()
         self.workers: dict[str, Any] = {}
+        self.lingering = False
+        """Whether jobs that were cancelled are there for some time."""
         monkeypatch.setattr(module, "JobWatch", lambda _: self.watch)
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(module, "time", clock)
@@ -121,6 +123,8 @@ class Scene:
     def request(self, wanted: Mapping[Kind, int], busy: Set[str] = frozenset()) -> Mapping[str, str]:
         """One look of the driver, a second after the one before."""
         self.now += 1
+        if not self.lingering:
+            self.watch.states |= dict.fromkeys(self.cluster.cancelled, JobState("CANCELLED"))
         self.jobs.slots()
         return self.jobs.request(wanted, busy)
 
@@ -333,6 +337,29 @@ def test_a_job_without_time_for_a_segment_is_given_back_and_replaced(scene: Scen
     assert (len(scene.cluster.submitted), scene.cluster.cancelled) == (2, [])
     scene.request({GPU: 1})
     assert scene.cluster.cancelled == ["1"]
+
+
+def test_a_job_that_ends_counts_until_slurm_says_that_it_has_ended(scene: Scene) -> None:
+    scene.lingering = True
+    for _ in range(2):
+        scene.request({GPU: 3})
+    busy = {scene.start(str(number), left_s=NEEDS_S - 1) for number in (1, 2, 3)}
+    scene.jobs._start_s[GPU] = NEEDS_S  # so long before its end another one is asked for where there is room
+    for _ in range(3):
+        scene.request({GPU: 3}, busy)
+    assert len(scene.cluster.submitted) == 3  # as many as the site states
+    for _ in range(3):
+        scene.request({GPU: 3}, set(sorted(busy)[:1]))
+    assert sorted(scene.cluster.cancelled) == ["2", "3"]
+    assert len(scene.cluster.submitted) == 3  # they are about to end
+    scene.end("2", "CANCELLED")
+    for _ in range(3):
+        scene.request({GPU: 3}, set(sorted(busy)[:1]))
+    assert len(scene.cluster.submitted) == 4
+    scene.now += ENDING_S  # the node of the other one never comes to an end with it
+    for _ in range(3):
+        scene.request({GPU: 3}, set(sorted(busy)[:1]))
+    assert len(scene.cluster.submitted) == 5
 
 
 def test_a_worker_out_of_time_gets_nothing_more_although_it_was_heard_late(scene: Scene) -> None:

@@ -21,7 +21,7 @@ Event = Literal["ended", "failure", "held"]
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
-"""What was started has so long at the end of the driver, which waits for it only then."""
+"""What was started has so long before the end is told, and after it; the driver waits for it only then."""
 
 
 class Notifier:
@@ -52,14 +52,16 @@ class Notifier:
         self._last = snapshot
 
     def ended(self) -> None:
-        """Tell that nothing is left to do."""
+        """Tell that nothing is left to do, after what was told before."""
+        self.close()
         if self._last is not None:
             self._tell("ended", f"ended: {headline(self._last).plain}")
 
     def close(self) -> None:
         """Wait for what was started."""
         deadline = time.monotonic() + PATIENCE_S
-        for child in self._children:
+        while self._children:
+            child = self._children.pop(0)
             try:
                 code = child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

@@ -53,6 +53,9 @@ VERDICT_S = 400.0
 NO_WORKER_S = 600.0
 """A job that runs without a worker for so long is given up."""
 
+ENDING_S = 120.0
+"""A job that was let go counts for so long if SLURM does not say that it has ended: some never do."""
+
 MOST_AT_ONCE = 10
 """Jobs that are submitted at the same time: each is a process here, and a question to SLURM."""
 
@@ -185,6 +188,8 @@ class SlurmJobs:
         """All slots of the jobs there are: what a worker says of its time is of the moment when it began."""
         self._ours: set[str] = set()
         """Jobs that were let go, idle as they were; their workers are there for another second or two."""
+        self._ending: dict[str, tuple[Kind, float]] = {}
+        """Those of them that SLURM may still have, and since when: they count."""
         self._start_s: dict[Kind, float] = {}
         self._lost_jobs: set[str] = set()
         self.are_left = False
@@ -210,7 +215,8 @@ class SlurmJobs:
 
     def _job_ids(self) -> list[str]:
         ids = [job.job_id for job in list(self._jobs.values()) if job.job_id]
-        return [*ids, *(job for job in list(self._lost_jobs) if job not in ids)]
+        more = dict.fromkeys([*list(self._lost_jobs), *list(self._ending)])
+        return [*ids, *(job for job in more if job not in ids)]
 
     # Slots
 
@@ -320,8 +326,13 @@ class SlurmJobs:
         for job in staying:
             if job.kind in waiting and not job.had_worker:
                 waiting[job.kind].append(job)
-        in_all = sum(job.kind.anywhere.resource == kind.resource for job in staying)
-        there = Counter(job.kind.resource for job in staying)
+        # As the totals are the user's, nothing is asked for beyond them in place of a job that ends soon.
+        at_slurm = [
+            *(job.kind for job in self._jobs.values()),
+            *(ending for ending, _ in self._ending.values()),
+        ]
+        in_all = sum(one.anywhere.resource == kind.resource for one in at_slurm)
+        there = Counter(one.resource for one in at_slurm)
         left = self._troubles.left(kind.resource, in_all)
         missing = math.ceil(wanted / self._site.resources[kind.resource].slots) - len(started)
         queues = {}
@@ -413,7 +424,7 @@ class SlurmJobs:
         """Let go of jobs whose time is too short for another segment, once nothing runs in them.
 
         What runs there goes on to the end of its job; another one is asked for as long before as the last
-        one took to start.
+        one took to start, if the totals leave room for it.
         """
         for job in list(self._jobs.values()):
             slots = [slot for slot in self._slots.values() if slot.job == job.job_id]
@@ -428,10 +439,18 @@ class SlurmJobs:
         """Cancel a job that is not needed."""
         if job.job_id is not None:
             self._ours.add(job.job_id)
+            if not self._has_ended(job.job_id):
+                self._ending[job.job_id] = job.kind, time.monotonic()
+                self._watch.hurry()
         del self._jobs[job.name]
 
     def _review(self, now: float) -> None:
         """Take note of what became of the jobs."""
+        self._ending = {
+            job_id: (kind, since)
+            for job_id, (kind, since) in self._ending.items()
+            if not self._has_ended(job_id) and now - since < ENDING_S
+        }
         for job in list(self._jobs.values()):
             process = self._cluster.workers.get(job.name)
             if process is None:  # Dask has not come to it yet
