@@ -63,7 +63,8 @@ class CampaignSpec(Settings):
     notify: str = Field(
         default="",
         description="Command of the shell that is told of the first failure of a class, of what is held "
-        "back, and of the end; the message is on its standard input.",
+        "back, and of the end; the message is on its standard input, CAMPAIGN_EVENT in its environment is "
+        "`failure`, `held` or `ended`, and CAMPAIGN_DIRECTORY the campaign's directory.",
     )
     calculations: Annotated[dict[Name, CalculationSpec], Field(min_length=1)]
 

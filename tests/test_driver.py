@@ -380,14 +380,19 @@ def test_a_driver_hands_over_when_asked_unless_somebody_wants_an_end(
     monkeypatch.setattr(Workers, "request", request)
     monkeypatch.setattr(driver, "TICK_S", 0.01)
 
+    shown = []
+
     def ask(picture: dict[str, Any]) -> None:
+        shown.append(picture["driver"]["state"])
         while wanted and picture["running"]:
             write_request(Layout(root), wanted.pop(0), {})
             changes.clear()
 
     result = run(root, ["slow"], 8, successor=lambda: "7", on_snapshot=ask)
     assert (result.interrupted, result.handed_over) == (True, handed_over)
-    assert (status(root)["driver"]["state"] == "handed over") == handed_over
+    ended = ("handing over", "handed over") if handed_over else ("stopping", "stopped")
+    assert tuple(dict.fromkeys(shown)) == ("running", *ended)
+    assert status(root)["driver"]["state"] == ended[1]
     assert (changes == []) == handed_over  # those that wait are for the next driver
 
 

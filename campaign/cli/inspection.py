@@ -12,7 +12,7 @@ from rich.text import Text
 
 from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, render
-from campaign.cli.queued import queue_line
+from campaign.cli.queued import AwaitedDriver, awaited_driver, queue_line
 from campaign.cli.text import ago, command, duration, folded, jobs_line, plural, remedy, run_again
 from campaign.cli.why import show_why
 from campaign.errors import LedgerError
@@ -44,14 +44,13 @@ def read_snapshot(layout: Layout) -> dict[str, Any]:
     return snapshot
 
 
-def driver_line(layout: Layout, snapshot: dict[str, Any], *, alive: bool, queued: str) -> str:
-    """Who drives the campaign, or how and when the last driver ended.
-
-    ``alive``: one does; ``queued``: what is known of one that is to begin (`campaign.cli.queued`).
-    """
+def driver_line(
+    layout: Layout, snapshot: dict[str, Any], *, alive: bool, awaited: AwaitedDriver | None
+) -> str:
+    """Who drives the campaign, if one is ``alive``; or how and when the last one ended, and what follows."""
     driver = snapshot["driver"]
     age = age_s(snapshot)
-    go_on = f"\n{queued}" if queued else f"\nto go on: {run_again(layout)}"
+    go_on = f"\n{awaited or _how_to_go_on(layout)}"
     if driver["state"] not in DRIVING:
         if alive:
             return "a driver is starting"
@@ -66,6 +65,10 @@ def driver_line(layout: Layout, snapshot: dict[str, Any], *, alive: bool, queued
     return f"{who}: {driver['state']}, but silent for {duration(age)}: it may be dead{go_on}"
 
 
+def _how_to_go_on(layout: Layout) -> str:
+    return f"to go on: {run_again(layout)}"
+
+
 def show_status(layout: Layout, *, as_json: bool) -> None:
     """Print states by axis, running runs and failures grouped by class."""
     snapshot = read_snapshot(layout)
@@ -74,12 +77,12 @@ def show_status(layout: Layout, *, as_json: bool) -> None:
         sys.stdout.write("\n")
         return
     alive = driver_is_alive(layout)
-    queued = "" if alive else queue_line(layout, snapshot)
+    awaited = None if alive else awaited_driver(layout, snapshot)
     driver = snapshot["driver"]
     elsewhere = driver["host"] != socket.gethostname() and driver["state"] in DRIVING
     plan = load_plan(layout.plan)
     out.print(f"{plan.campaign} in {layout.root}", style="bold", markup=False)
-    out.print(driver_line(layout, snapshot, alive=alive, queued=queued), markup=False)
+    out.print(driver_line(layout, snapshot, alive=alive, awaited=awaited), markup=False)
     jobs = jobs_line(snapshot)
     if jobs and (alive or elsewhere):
         out.print(folded(jobs, out.width, "  "), markup=False)
@@ -102,6 +105,9 @@ def show_status(layout: Layout, *, as_json: bool) -> None:
     _show_requests(layout, alive=alive)
     for held in snapshot.get("held", []):
         out.print(folded(f"held back: {held}", out.width, "  "), markup=False)
+    if awaited is not None:  # the last: all else is known at once
+        queued = queue_line(awaited) or f"job {awaited.job} has ended; {_how_to_go_on(layout)}"
+        out.print(f"\n{queued}", markup=False)
 
 
 def _show_failures(layout: Layout, snapshot: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 from campaign.cli.app import err
 from campaign.cli.grid import counts_text
 from campaign.cli.text import duration, folded, jobs_line, plural
+from campaign.execution.requests import HANDING_OVER, RUNNING, STOPPING
 from campaign.runs import Plan
 
 LINE_EVERY_S = 10.0
@@ -112,9 +113,10 @@ def headline(snapshot: dict[str, Any]) -> Text:
     for found in snapshot["counts"].values():
         counts.update({state: n for state, n in found.items() if state != "total"})
     line = Text(f"{plural(counts.total(), 'run')}: ").append_text(counts_text(counts))
-    if snapshot["driver"]["state"] == "stopping":
-        line.append("; stopping", style="yellow")
-    elif (snapshot.get("time_left_s") or 0) >= 1 and snapshot["driver"]["state"] == "running":
+    state = snapshot["driver"]["state"]
+    if state in {STOPPING, HANDING_OVER}:
+        line.append(f"; {state}", style="yellow")
+    elif (snapshot.get("time_left_s") or 0) >= 1 and state == RUNNING:
         line.append(f"; about {duration(snapshot['time_left_s'])} left")
     return line
 

@@ -1,5 +1,6 @@
 """A driver's job as its queue has it, for who looks from elsewhere."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from campaign.errors import CampaignError
@@ -10,23 +11,38 @@ ANSWER_S = 3.0
 """So long an answer of SLURM is waited for."""
 
 
-def queue_line(layout: Layout, snapshot: dict[str, Any]) -> str:
-    """Tell of a driver that is to begin, by one question to SLURM; empty where none is to."""
+@dataclass(frozen=True)
+class AwaitedDriver:
+    """A driver that is to begin."""
+
+    job: str
+    site: str
+
+    def __str__(self) -> str:
+        return f"its driver is job {self.job} on {self.site}"
+
+
+def awaited_driver(layout: Layout, snapshot: dict[str, Any]) -> AwaitedDriver | None:
+    """Tell of a driver that is to begin, as the campaign's directory has it."""
     told = driver_job(layout)
     if told is None or not driver_is_awaited(layout, snapshot):
-        return ""
+        return None
+    return AwaitedDriver(told["job"], told["site"])
+
+
+def queue_line(driver: AwaitedDriver) -> str:
+    """Tell how its job stands, by one question to SLURM, which may take `ANSWER_S`; empty if it has ended."""
     from campaign.execution.slurm import site_environment, states_of_jobs
     from campaign.site import find_site
 
-    job = f"its driver is job {told['job']} on {told['site']}"
     try:
-        with site_environment(find_site(told["site"]).site):
-            state = states_of_jobs(timeout_s=ANSWER_S).get(told["job"])
+        with site_environment(find_site(driver.site).site):
+            state = states_of_jobs(timeout_s=ANSWER_S).get(driver.job)
     except CampaignError as error:
-        return f"{job}, which is to begin; nobody says when: {error.message}"
+        return f"nobody says when job {driver.job} begins: {error.message}"
     if state is None or state.ended:
         return ""
     if state.state == "PENDING":
         never = ", so it never will begin: stop it and change the site" if state.hopeless else ""
-        return f"{job}, which waits ({state.reason}){never}"
-    return f"{job}, which is about to begin"
+        return f"job {driver.job} waits ({state.reason}){never}"
+    return f"job {driver.job} is about to begin"

@@ -17,7 +17,7 @@ from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, render
 from campaign.cli.inspection import driver_line, read_snapshot
 from campaign.cli.progress import Names, panel
-from campaign.cli.queued import queue_line
+from campaign.cli.queued import AwaitedDriver, awaited_driver, queue_line
 from campaign.cli.text import folded, plural
 from campaign.execution.requests import driver_is_alive
 from campaign.layout import Layout
@@ -80,17 +80,20 @@ class View:
         self._plan: Plan | None = None
         self._planned = 0
         self._queued = ""
-        self._ask_queue_at = 0.0
+        self._ask_queue_at = time.monotonic() + LOOK_EVERY_S
 
     def picture(self) -> RenderableType:
         """Look at it now; what a terminal has no room for is told in fewer lines, the results last."""
         snapshot, plan, width = read_snapshot(self._layout), self._read_plan(), out.width
         alive = driver_is_alive(self._layout)
-        queued = "" if alive else self._queue(snapshot)
-        self.goes_on = alive or bool(queued)
+        awaited = None if alive else awaited_driver(self._layout, snapshot)
+        if awaited is not None and self._has_ended(awaited):
+            awaited = None
+        self.goes_on = alive or awaited is not None
         first = (
             Text(f"{plan.campaign} in {self._layout.root}", style="bold"),
-            Text(driver_line(self._layout, snapshot, alive=alive, queued=queued)),
+            Text(driver_line(self._layout, snapshot, alive=alive, awaited=awaited)),
+            *([Text(self._queued)] if awaited is not None and self._queued else []),
         )
         last = (*_failures(snapshot, width), Text(self._estimates.text()))
         running = panel(snapshot, Names(plan), width) if alive else Text("")
@@ -105,12 +108,14 @@ class View:
                 break
         return shown
 
-    def _queue(self, snapshot: dict[str, Any]) -> str:
-        """Tell of a driver that is to begin; SLURM is asked seldom."""
-        if time.monotonic() >= self._ask_queue_at:
-            self._queued = queue_line(self._layout, snapshot)
+    def _has_ended(self, awaited: AwaitedDriver) -> bool:
+        """Whether the job of a driver that is to begin has ended; SLURM is asked seldom, and not at first."""
+        if time.monotonic() < self._ask_queue_at:
+            return False
+        self._queued = queue_line(awaited)
+        if self._queued:
             self._ask_queue_at = time.monotonic() + ASK_QUEUE_EVERY_S
-        return self._queued
+        return not self._queued
 
     def _read_plan(self) -> Plan:
         written = self._layout.plan.stat().st_mtime_ns

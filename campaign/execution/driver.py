@@ -21,7 +21,14 @@ from campaign.execution.dispatch import Dispatcher, Flight, failure
 from campaign.execution.lock import DriverLock
 from campaign.execution.looks import Looks
 from campaign.execution.place import Place
-from campaign.execution.requests import HANDED_OVER, Request, read_requests
+from campaign.execution.requests import (
+    HANDED_OVER,
+    HANDING_OVER,
+    RUNNING,
+    STOPPING,
+    Request,
+    read_requests,
+)
 from campaign.execution.result_rows import ResultRows
 from campaign.execution.schedule import (
     BUDGETS,
@@ -216,7 +223,7 @@ class _Driver:
         finished = False
         with self._signals():
             self._read_unread()
-            self._show("running")
+            self._show(RUNNING)
             try:
                 while self._schedule.has_ready() and not self._stop_signals:
                     epoch = self._ledger.epoch or 0
@@ -238,7 +245,7 @@ class _Driver:
             finally:
                 # Fails if the campaign is another driver's by now: then nothing of it is ours to write.
                 self._abandon()
-                self._show("finished" if finished else "handed over" if self._handing_over else "stopped")
+                self._show("finished" if finished else HANDED_OVER if self._handing_over else "stopped")
         return DriverResult(
             self._board.counts(), self._stop_signals > 0, dict(self._schedule.held), self._handing_over
         )
@@ -256,7 +263,7 @@ class _Driver:
                 self._stopping_since = time.monotonic()
                 logger.info("stopping: running attempts are asked to end")
                 self._ask_to_stop(dispatcher)
-                self._show("stopping")
+                self._show(self._state)
             if self._stopping_since is not None:
                 grace_s = HANDOVER_GRACE_S if self._handing_over else STOP_GRACE_S
                 overdue = time.monotonic() - self._stopping_since > grace_s
@@ -439,7 +446,7 @@ class _Driver:
         self._looks.look(dispatcher.flights)
         if self._stopping_since is not None:
             self._ask_to_stop(dispatcher)
-        self._show("running" if self._stopping_since is None else "stopping")
+        self._show(self._state)
 
     def _apply_requests(self, *, over: bool = False) -> None:
         """Do what others ask for; once all is ``over``, only what there is to do again."""
@@ -466,6 +473,12 @@ class _Driver:
                 request.path.unlink(missing_ok=True)
 
     # What others see
+
+    @property
+    def _state(self) -> str:
+        if self._stopping_since is None:
+            return RUNNING
+        return HANDING_OVER if self._handing_over else STOPPING
 
     def _show(self, state: str) -> None:
         done = state in {"stopped", "finished", HANDED_OVER}

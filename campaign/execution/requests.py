@@ -19,7 +19,8 @@ from campaign.execution.lock import current_holder
 from campaign.layout import Layout, write_atomic
 from campaign.plan_file import read_status
 
-DRIVING = {"running", "stopping"}
+RUNNING, STOPPING, HANDING_OVER = "running", "stopping", "handing over"
+DRIVING = {RUNNING, STOPPING, HANDING_OVER}
 """States in a snapshot of a driver that is at work."""
 
 SUBMITTED, HANDED_OVER = "submitted", "handed over"

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 import campaign
 from campaign.analysis import MEMORY_PS, MINIMUM_RUNS
+from campaign.execution.requests import DRIVING
 from campaign.layout import write_atomic
 from campaign.report import tables
 from campaign.report.ensemble import Ensemble, load_ensemble
@@ -86,6 +87,7 @@ def render(opened: Campaign) -> str:
         spec=opened.spec,
         plan=plan,
         status=opened.status,
+        driving=DRIVING,
         sections=[_section(load_ensemble(opened, calculation)) for calculation in plan.calculations],
         history=history,
         # our own picture: its texts come from the ledger, which matplotlib escapes
