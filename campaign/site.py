@@ -137,6 +137,10 @@ class Resource(Settings):
         if self.max_memory_GB is not None and self.max_memory_GB < self.memory_GB:
             msg = "max_memory_GB is less than memory_GB"
             raise ValueError(msg)
+        places = 1 + len(self.also)
+        if self.jobs < places:
+            msg = f"a job is to wait in each of {places} places: set jobs: {places} or more"
+            raise ValueError(msg)
         return self
 
     @property

@@ -95,8 +95,13 @@ SLIPS = {
     "a core for each slot": ("gpus: 1", "cores: 2, slots: 3", "3 slots need at least 3 cores"),
     "several places of a driver": (
         "gpus: 1}\nstages:",
-        "gpus: 1, also: [{partition: b}]}\ndriver: gpu\nstages:",
-        ":3:69: the jobs of drivers have one place",
+        "gpus: 1, jobs: 2, also: [{partition: b}]}\ndriver: gpu\nstages:",
+        ":3:78: the jobs of drivers have one place",
+    ),
+    "a job for each place": (
+        "gpus: 1",
+        "also: [{partition: b}]",
+        "a job is to wait in each of 2 places: set jobs: 2 or more",
     ),
     "a place with a slip": ("gpus: 1", "also: [{partitoin: b}]", "unknown key 'partitoin'; did you mean"),
     "memory": ("gpus: 1", "max_memory_GB: 2", "max_memory_GB is less than memory_GB"),

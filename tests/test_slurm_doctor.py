@@ -84,12 +84,13 @@ def test_what_sbatch_refuses_is_told_in_its_words_and_jobs_that_end_at_once(
     slurm: LocalSlurm, tmp_path: Path
 ) -> None:
     short = {"walltime": "0:10:00", "memory_GB": 1}
+    places = [{"partition": "cpu"}, {"partition": "gone"}]
     resources = {
         "nowhere": short | {"partition": "absent"},
         "many": short | {"gpus": 9},
         "long": short | {"walltime": "9-00:00:00"},
         "several": short | {"partition": "short,gpu"},  # too long for one of them
-        "placed": short | {"partition": "gpu", "also": [{"partition": "cpu"}, {"partition": "gone"}]},
+        "placed": short | {"partition": "gpu", "jobs": 3, "also": places},
         "unshared": short | {"directives": ["-o /absent/out", "-e /absent/err"]},
         "gpuless": short | {"partition": "cpu", "gpus": 1, "directives": ["--gres=none"]},
     }

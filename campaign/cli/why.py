@@ -43,17 +43,17 @@ def show_why(layout: Layout, text: str, *, as_json: bool) -> None:
     with Ledger.open(layout, read_only=True) if layout.ledger.exists() else nullcontext() as ledger:
         stages = [_stage_record(layout, plan, ledger, stage_id) for stage_id in run.stages]
     advice, next_command = _next(layout, run, stages)
-    result = _result(layout, calculation, run) if stages[-1]["state"] == "done" else None
     settings = calculation.settings_of(run)
-    record = {
-        "run": run.id,
-        "labels": dict(run.labels),
-        "result": result,
-        "settings": settings,
-        "stages": stages,
-        "next": next_command,
-    }
+    is_done = stages[-1]["state"] == "done"
     if as_json:
+        record = {
+            "run": run.id,
+            "labels": dict(run.labels),
+            "result": _result(layout, calculation, run) if is_done else None,
+            "settings": settings,
+            "stages": stages,
+            "next": next_command,
+        }
         json.dump(record, sys.stdout, indent=1, default=str)
         sys.stdout.write("\n")
         return
@@ -61,13 +61,14 @@ def show_why(layout: Layout, text: str, *, as_json: bool) -> None:
     snapshot = read_status(layout.status)
     if snapshot is not None:
         out.print(f"as of {ago(age_s(snapshot))}", style="dim")
-    if result is not None:
-        _print_result(result)
     out.print("\nsettings", style="bold")
     for path, value in settings.items():
         out.print(f"  {path}: {value if isinstance(value, str) else json.dumps(value)}", markup=False)
     for stage in stages:
         _print_stage(stage)
+    result = _result(layout, calculation, run) if is_done else None  # the last: it loads much
+    if result is not None:
+        _print_result(result)
     out.print()
     _line(f"next: {advice}", indent="  ")
     out.print(f"  {next_command}", markup=False)
