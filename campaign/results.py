@@ -270,13 +270,12 @@ class _View:
             self.states.of(run) if run.result_stage not in self.rows.row_of else ("done", "")
             for run in self.runs
         ]
+        # Objects: one reason may be a thousand times longer than the others.
         waiting = self._spread([reason for _, reason in pairs], "").astype(object)
         columns = {
             "state": (self._spread([state for state, _ in pairs], ""), "state of the run"),
             "reason": (
-                np.where(
-                    self.cells == MISSING, waiting, reasons
-                ),  # objects: one may be a thousand times longer
+                np.where(self.cells == MISSING, waiting, reasons),
                 "why the run is missing, failed or not valid",
             ),
             "valid": (valid, "whether the run is done and passed all gates"),

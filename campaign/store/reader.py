@@ -151,7 +151,7 @@ def check_format(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"the result store has format {attributes.get('format')}, this version reads {STORE_FORMAT}",
             where=str(path),
-            hint=f"use the version of campaign that wrote it, or {REBUILD}",
+            hint=f"{REBUILD}; or use the version of campaign that wrote it",
         )
     return attributes
 
