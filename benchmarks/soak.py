@@ -4,7 +4,8 @@ Run ``python -m benchmarks.soak DIR --seed N`` as root (it cuts nodes from a net
 starts a SLURM of four nodes on this machine, a campaign with its driver in a job, and every few seconds one
 fault: a job cancelled, a node set down, a node cut off, a worker, an engine or the driver killed, or a
 hand-over to the next driver. In the end everything has to be done, each stage committed once, ledger, stages
-and store alike, and nothing left behind; it prints what happened and draws it in ``DIR/timeline.png``.
+and store alike, and nothing left behind; never may there be more jobs than the site states. It prints what
+happened.
 """
 
 import argparse
@@ -67,6 +68,8 @@ class Soak:
         site = yaml.load((conf.parent / "local-slurm.yaml").read_text())
         site["resources"]["gpu"] |= {"walltime": "0:02:00", "jobs": 4}
         site["resources"]["driver"]["walltime"] = "0:05:00"  # its own hand-overs come to the others
+        self._stated = {name: resource.get("jobs", 1) for name, resource in site["resources"].items()}
+        self._most: Counter[str] = Counter()
         self._site = directory / "site.yaml"
         with self._site.open("w") as file:
             yaml.dump(site, file)
@@ -193,6 +196,7 @@ class Soak:
                 if time.monotonic() > deadline:
                     raise TimeoutError("the campaign did not end")
                 self._keep_going()
+                self._count_jobs()
                 self._repair(everything=len(self.events) >= faults)
                 if len(self.events) < faults and time.monotonic() > next_fault and self.engines():
                     kind = self._random.choice(kinds)
@@ -211,6 +215,11 @@ class Soak:
             arguments = ("--dir", str(self.layout.root), "--site", str(self._site), "--detach", "--yes")
             self.campaign("run", str(self._spec), *arguments)
 
+    def _count_jobs(self) -> None:
+        names = self.slurm("squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%j").splitlines()
+        there = Counter(name.rpartition(".")[2].rstrip("+") for name in names if "-driver." not in name)
+        self._most |= there
+
     def check(self) -> dict[str, Any]:
         """Look whether it is whole; return the figures.
 
@@ -223,6 +232,8 @@ class Soak:
         while self.slurm("squeue", "-h") or self.engines():
             assert time.monotonic() < deadline, "jobs or engines are left"
             time.sleep(1)
+        too_many = {name: most for name, most in self._most.items() if most > self._stated[name]}
+        assert not too_many, f"more jobs at a time than the site states: {too_many}"
         everything = attempts(self.layout)
         done = Counter(item.stage_id for item in everything if item.state == "done")
         with Ledger.open(self.layout, read_only=True) as ledger:
@@ -238,6 +249,7 @@ class Soak:
             "failures": dict(Counter(item.failure_class for item in everything if item.failure_class)),
             "faults": dict(Counter(name for _, name in self.events)),
             "jobs": len({item.job for item in everything}),
+            "most_jobs_at_a_time": dict(self._most),
             "drivers": max(item.epoch for item in everything),
         }
 
