@@ -31,6 +31,7 @@ from campaign.execution.requests import read_requests, write_request
 from campaign.execution.slurm import JobState
 from campaign.execution.snapshot import show_submitted
 from campaign.layout import Layout
+from campaign.ledger import Ending, Holder, Ledger
 from campaign.numbers import with_error
 from campaign.plan import CalculationPlan, Plan
 from campaign.results import Campaign
@@ -200,7 +201,11 @@ def test_status_says_whether_a_driver_runs(tmp_path: Path) -> None:
     assert "8 runs: 8 pending" in shown  # what a dead driver was at is not running
     with DriverLock(layout.lock):
         shown = status(layout, running)
-        assert "driver 7 on" in shown
+        assert f"driver {os.getpid()} on" in shown
+        assert "is starting" in shown  # the one of the picture has ended
+        shown = status(layout, running | {"driver": running["driver"] | {"pid": os.getpid()}})
+        assert f"driver {os.getpid()} on" in shown
+        assert "running; as of" in shown
         assert "2 running" in shown
     elsewhere = running | {"driver": running["driver"] | {"host": "another"}}
     assert "another: running" in status(layout, elsewhere)
@@ -215,7 +220,7 @@ def test_status_and_watch_know_of_a_driver_that_is_to_come(tmp_path: Path) -> No
     layout = make_campaign(tmp_path, plan, {})
     layout.jobs.mkdir()
     layout.driver_job.write_text(json.dumps({"job": "12", "site": "gpu", "campaign": plan.campaign}))
-    show_submitted(layout, plan.campaign, "gpu")
+    show_submitted(layout, plan, "gpu")
     follows = "its driver is job 12 on gpu"
     with captured() as text:
         inspection.show_status(layout, as_json=False)
@@ -252,8 +257,13 @@ def test_status_and_watch_know_of_a_driver_that_is_to_come(tmp_path: Path) -> No
     assert follows not in status(layout, picture | {"driver": dead | {"state": "finished"}})
     layout.driver_job.unlink()
     assert "to go on: campaign run" in status(layout, picture | {"driver": dead, "updated": long_ago})
-    status(layout, picture)
-    show_submitted(layout, plan.campaign, "gpu")  # keeps what is known of the runs
+    first, second, *_ = plan.runs
+    with Ledger.open(layout) as ledger:
+        ledger.acquire(Holder.this_process())
+        ledger.register(plan.stages.values())
+        ledger.restore((stage_id, None, Ending()) for run in (first, second) for stage_id in run.stages)
+    status(layout, picture | {"states": {"nemd": "d"}})  # of a spec that had one run
+    show_submitted(layout, plan, "gpu")  # shows what is known of the runs
     assert json.loads(layout.status.read_text())["states"] == {"nemd": "ddpppppp"}
 
 

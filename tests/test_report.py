@@ -142,12 +142,15 @@ def test_the_history_tells_of_drivers_jobs_failures_and_runs(tmp_path: Path) -> 
         ledger.fail(gone, FailureClass.CANCELLED, "asked to stop", again=True, ending=ending)
         ledger.release()
         ledger.acquire(Holder("login1", 12, "2026-11-22T10:20:00+00:00"))
+        (cut,) = ledger.begin([(first, "tcp://n3", "73")])
+        its_part = Ending("2026-11-22T10:21:00+00:00", "2026-11-22T10:25:00+00:00", "n3", segments=2, steps=9)
+        ledger.fail(cut, FailureClass.WALLTIME, "the job is about to end", again=True, ending=its_part)
         done = ledger.begin([(first, "tcp://n3", "73"), (second, "tcp://n3", "73")])
         for attempt in done:
             ledger.commit(attempt, Ending(finished="2026-11-22T10:30:00+00:00", host="n3"))
     history = read_history(layout, plan)
     assert history is not None
-    assert history.n_failures == 1  # to be asked to stop is none
+    assert history.n_failures == 1  # to be asked to stop is none, nor to go on in another job
     (failure,) = history.failures
     assert (failure.ended, failure.place) == ("2026-11-22 10:11:00", "job 71")
     page = read(write_report(tmp_path))

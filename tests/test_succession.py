@@ -1,6 +1,8 @@
 """Care for the job of a driver's successor, with a queue that only notes what it is asked."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from campaign.layout import Layout
 from campaign.site import NamedSite, Resource, Site
 from tests.standin_campaign import wait_for, write_spec
 
+ROOT = Path(__file__).parent.parent
 SITE = Site(
     scheduler="slurm",
     resources={"cpu": Resource(walltime="1:00:00", memory_GB=1)},
@@ -198,3 +201,27 @@ def test_a_damaged_word_of_the_last_job_is_told(tmp_path: Path, text: str) -> No
     layout.driver_job.write_text(text)
     with pytest.raises(LedgerError, match=r"driver\.json: the file is damaged; remove it"):
         driver_job(layout)
+
+
+def test_a_successor_is_submitted_although_nobody_has_imported_dask_yet() -> None:
+    """Its thread would be the first, and dask_jobqueue cannot be imported first in a thread."""
+    script = """
+import sys
+from campaign.execution import detached
+from campaign.execution.job_scripts import import_jobqueue
+from tests.test_succession import NotingQueue, succession, wait_for
+
+class Queue(NotingQueue):
+    def submit(self, after=None):
+        import_jobqueue()  # as the script of a job does
+        return super().submit(after)
+
+assert "dask_jobqueue" not in sys.modules
+detached.SETTLED_S = 0.0
+with succession(Queue(walltime_s=1000)) as care:
+    wait_for(care.successor, seconds=25)
+"""
+    done = subprocess.run(
+        (sys.executable, "-c", script), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

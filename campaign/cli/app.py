@@ -136,8 +136,12 @@ def find_campaign(directory: Path | None) -> Layout:
     """Layout of an existing campaign, whatever its format is."""
     if directory is None:
         candidates = _campaigns_here()
-        if len(candidates) != 1:
-            names = ", ".join(sorted(str(path) for path in candidates)) or "none in campaigns/"
+        if not candidates:
+            raise LedgerError(
+                "no campaign here, nor in campaigns/", hint="name its directory, for `retry` with --dir"
+            )
+        if len(candidates) > 1:
+            names = ", ".join(sorted(str(path) for path in candidates))
             hint = f"name its directory, for `retry` with --dir; found: {names}"
             raise LedgerError("it is not clear which campaign", hint=hint)
         (directory,) = candidates

@@ -60,8 +60,9 @@ def refuse_if_driven(site: "NamedSite | None", layout: Layout, campaign: str) ->
             hint=f"try again when SLURM answers; if that job is gone for good, remove {layout.driver_job}",
         ) from None
     if ids:
+        jobs = ", then ".join(sorted(ids, key=int))
         raise BusyError(
-            f"the driver of this campaign is job {', '.join(ids)} on {site.name if site else 'a cluster'}",
+            f"the driver of this campaign is job {jobs} on {site.name if site else 'a cluster'}",
             where=str(layout.root),
             hint="`campaign status` shows what it does, `campaign stop` ends it",
         )
@@ -91,7 +92,7 @@ def start_driver_job(
             if request.kind != "retry":  # to start says the opposite
                 request.path.unlink(missing_ok=True)
         job_id = DriverJobs(site, layout, plan.campaign).submit()
-        show_submitted(layout, plan.campaign, site.argument)
+        show_submitted(layout, plan, site.argument)
     err.print(f"its driver is job {job_id} on {site.name}; it goes on without you", markup=False)
     for name in ("status", "watch", "stop"):
         err.print(f"  {command(name, layout.root)}", markup=False)

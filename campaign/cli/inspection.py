@@ -16,14 +16,11 @@ from campaign.cli.queued import AwaitedDriver, awaited_driver, queue_line
 from campaign.cli.text import ago, command, duration, folded, jobs_line, plural, remedy, run_again
 from campaign.cli.why import show_why
 from campaign.errors import LedgerError
-from campaign.execution.requests import (
-    DRIVING,
-    SILENT_S,
-    age_s,
-    driver_is_alive,
-)
+from campaign.execution.lock import current_holder
+from campaign.execution.requests import DRIVING, SILENT_S, age_s, driver_is_alive
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
+from campaign.runs import CalculationPlan
 
 __all__ = ["driver_line", "read_snapshot", "show_status", "show_why"]
 
@@ -50,10 +47,11 @@ def driver_line(
     """Who drives the campaign, if one is ``alive``; or how and when the last one ended, and what follows."""
     driver = snapshot["driver"]
     age = age_s(snapshot)
+    holder = current_holder(layout.lock)
     go_on = f"\n{awaited or _how_to_go_on(layout)}"
+    if holder is not None and (driver["state"] not in DRIVING or holder.pid != driver["pid"]):
+        return f"driver {holder.pid} on {holder.host} is starting"
     if driver["state"] not in DRIVING:
-        if alive:
-            return "a driver is starting"
         return f"{driver['state']} {ago(age)}" + ("" if driver["state"] == "finished" else go_on)
     who = f"driver {driver['pid']} on {driver['host']}"
     here = driver["host"] == socket.gethostname()
@@ -69,6 +67,23 @@ def _how_to_go_on(layout: Layout) -> str:
     return f"to go on: {run_again(layout)}"
 
 
+def is_elsewhere(snapshot: dict[str, Any]) -> bool:
+    """Whether the driver is, or was until it died, on another host."""
+    driver = snapshot["driver"]
+    return driver["host"] != socket.gethostname() and driver["state"] in DRIVING
+
+
+def run_states(snapshot: dict[str, Any], calculation: CalculationPlan, *, at_work: bool) -> str:
+    """States of the runs of a calculation, a letter for each (`campaign.cli.grid`).
+
+    ``at_work``: a driver is, or may be; what a dead one left is not running.
+    """
+    states: str = snapshot["states"].get(calculation.name, "")
+    if len(states) != len(calculation.runs):  # of a spec that is being started just now
+        states = "p" * len(calculation.runs)
+    return states if at_work else states.replace("r", "p")
+
+
 def show_status(layout: Layout, *, as_json: bool) -> None:
     """Print states by axis, running runs and failures grouped by class."""
     snapshot = read_snapshot(layout)
@@ -78,21 +93,15 @@ def show_status(layout: Layout, *, as_json: bool) -> None:
         return
     alive = driver_is_alive(layout)
     awaited = None if alive else awaited_driver(layout, snapshot)
-    driver = snapshot["driver"]
-    elsewhere = driver["host"] != socket.gethostname() and driver["state"] in DRIVING
+    at_work = alive or is_elsewhere(snapshot)
     plan = load_plan(layout.plan)
     out.print(f"{plan.campaign} in {layout.root}", style="bold", markup=False)
     out.print(driver_line(layout, snapshot, alive=alive, awaited=awaited), markup=False)
     jobs = jobs_line(snapshot)
-    if jobs and (alive or elsewhere):
+    if jobs and at_work:
         out.print(folded(jobs, out.width, "  "), markup=False)
     for calculation in plan.calculations:
-        # A calculation that the last driver did not know, of a spec that is being started just now.
-        states = snapshot["states"].get(calculation.name, "")
-        if len(states) != len(calculation.runs):
-            states = "p" * len(calculation.runs)
-        if not (alive or elsewhere):
-            states = states.replace("r", "p")  # what a dead driver left
+        states = run_states(snapshot, calculation, at_work=at_work)
         out.print()
         heading = Text(f"{calculation.name}: {plural(len(states), 'run')}: ", style="bold")
         out.print(heading.append_text(counts_text(count_letters(states))))

@@ -60,9 +60,11 @@ def request_retry(layout: Layout, what: list[str]) -> None:
         )
     if held:
         err.print(f"asked for {plural(len(held), 'run')} held back to be tried all the same", markup=False)
+    if driver_is_alive(layout):
+        return
     if driver_is_awaited(layout, snapshot):
         err.print("its driver does that when it begins", markup=False)
-    elif not driver_is_alive(layout):
+    else:
         err.print(f"next: {run_again(layout)}", markup=False)
 
 
@@ -165,6 +167,7 @@ def _cancel_jobs(layout: Layout) -> list[str]:
     if told is None:
         return []
     site = find_site(told["site"])
+    err.print(f"asking {site.name} for the jobs of this campaign", markup=False)
     jobs = DriverJobs(site, layout, told["campaign"])
     try:
         found = jobs.ids

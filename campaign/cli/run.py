@@ -66,22 +66,28 @@ class Options:
         return [*given, *(name for name, chosen in flags.items() if chosen)]
 
 
-def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
-    """Run what is missing of a spec; return the exit code."""
-    from campaign.execution.lock import DriverLock
-    from campaign.execution.requests import read_requests
+def _find_site(options: Options) -> "NamedSite | None":
     from campaign.site import find_site
-    from campaign.spec import load_spec
-    from campaign.unchanged import plan_or_reuse
 
     site = None if options.site is None else find_site(options.site)
-    spec = load_spec(spec_path)
     if options.detach and (site is None or site.site.driver is None):
         raise SpecError(
             "--detach needs a site with a resource for the driver's job",
             where=None if site is None else str(site.source),
             hint="give --site" if site is None else "add `driver: NAME`, one of its resources",
         )
+    return site
+
+
+def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
+    """Run what is missing of a spec; return the exit code."""
+    from campaign.execution.lock import DriverLock
+    from campaign.execution.requests import read_requests
+    from campaign.spec import load_spec
+    from campaign.unchanged import plan_or_reuse
+
+    site = _find_site(options)
+    spec = load_spec(spec_path)
     layout = Layout(campaign_root(spec.campaign, directory, site))
     plan, stages = plan_or_reuse(spec, layout.plan, allow_large=options.yes)
     check_directory(layout, plan.campaign)
@@ -92,15 +98,17 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     known = layout.plan.exists()
     if site is None:
         _check_engines(plan)
+    computes = True
     if site is not None or known:
         report = against_directory(plan, layout)
+        computes = bool(report.stages.to_compute or read_requests(layout))
     if site is not None:
         from campaign.cli.site_plan import ask_before_spending
 
         if not ask_before_spending(site, report, layout, yes=options.yes):
             err.print("nothing was started", markup=False)
             return ExitCode.USAGE
-        if not report.stages.to_compute and not read_requests(layout):
+        if not computes:
             site = None  # nothing will be asked of it
     claim_directory(layout, plan.campaign)
     if directory is None and site is not None:
@@ -138,7 +146,7 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
             site=site,
             on_snapshot=on_snapshot,
         )
-        if told is not None and not result.interrupted:
+        if told is not None and computes and not result.interrupted:
             told.ended()
     conclude(layout, held=result.held, as_json=options.as_json)
     if result.interrupted:

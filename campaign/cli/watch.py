@@ -6,7 +6,6 @@ It reads what the driver leaves in the campaign's directory, and never starts on
 import io
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from campaign.cli.app import out
 from campaign.cli.grid import LEGEND, count_letters, counts_text, make_grid, render
-from campaign.cli.inspection import driver_line, read_snapshot
+from campaign.cli.inspection import driver_line, is_elsewhere, read_snapshot, run_states
 from campaign.cli.progress import Names, panel
 from campaign.cli.queued import AwaitedDriver, awaited_driver, queue_line
 from campaign.cli.text import folded, plural
@@ -97,9 +96,11 @@ class View:
         )
         last = (*_failures(snapshot, width), Text(self._estimates.text()))
         running = panel(snapshot, Names(plan), width) if alive else Text("")
-        counts = _counts(snapshot, plan)
+        at_work = alive or is_elsewhere(snapshot)
+        states = [(one, run_states(snapshot, one, at_work=at_work)) for one in plan.calculations]
+        counts = _counts(states)
         for middle in (
-            (running, *_grids(snapshot, plan, width), Text(LEGEND, style="dim")),
+            (running, *_grids(states, width), Text(LEGEND, style="dim")),
             (running, *counts),
             counts,
         ):
@@ -141,25 +142,17 @@ def watch(layout: Layout) -> None:
         out.print("the campaign goes on; `campaign stop` would end it", markup=False)
 
 
-def _states(snapshot: dict[str, Any], plan: Plan) -> Iterator[tuple[CalculationPlan, str]]:
-    """Give the states of the runs of each calculation that the driver knows."""
-    for calculation in plan.calculations:
-        states = snapshot["states"].get(calculation.name, "")
-        if len(states) == len(calculation.runs):
-            yield calculation, states
-
-
-def _grids(snapshot: dict[str, Any], plan: Plan, width: int) -> list[Text]:
+def _grids(states: list[tuple[CalculationPlan, str]], width: int) -> list[Text]:
     lines = []
-    for calculation, states in _states(snapshot, plan):
-        lines += [Text(calculation.name, style="bold"), *render(make_grid(calculation, states), width)]
+    for calculation, letters in states:
+        lines += [Text(calculation.name, style="bold"), *render(make_grid(calculation, letters), width)]
     return lines
 
 
-def _counts(snapshot: dict[str, Any], plan: Plan) -> list[Text]:
+def _counts(states: list[tuple[CalculationPlan, str]]) -> list[Text]:
     return [
-        Text(f"{calculation.name}: ", style="bold").append_text(counts_text(count_letters(states)))
-        for calculation, states in _states(snapshot, plan)
+        Text(f"{calculation.name}: ", style="bold").append_text(counts_text(count_letters(letters)))
+        for calculation, letters in states
     ]
 
 

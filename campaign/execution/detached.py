@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from campaign.errors import ResourceError
 from campaign.execution.cluster import Kind
-from campaign.execution.job_scripts import check_path, job_prefix, job_script
+from campaign.execution.job_scripts import check_path, import_jobqueue, job_prefix, job_script
 from campaign.execution.slurm import ask, jobs_named, site_environment
 from campaign.layout import Layout, write_atomic
 from campaign.site import NamedSite
@@ -145,6 +145,7 @@ class Succession:
         self._over = threading.Event()
         walltime_s = jobs.site.site.resources[jobs.resource].walltime_s
         self._let_start_at = time.monotonic() + walltime_s - lead_s(walltime_s)
+        import_jobqueue()  # here: in a thread it cannot set its handlers of signals, and fails
         self._thread = threading.Thread(target=self._run, name="succession", daemon=True)
         self._thread.start()
 

@@ -9,7 +9,7 @@ from typing import Any
 from campaign.execution.dispatch import Flight
 from campaign.execution.requests import SUBMITTED
 from campaign.layout import Layout, write_atomic
-from campaign.ledger import Attempt, State, utc_now
+from campaign.ledger import Attempt, Ledger, State, utc_now
 from campaign.plan import Plan, Run
 from campaign.plan_file import read_status
 
@@ -149,17 +149,26 @@ def snapshot(
     }
 
 
-def show_submitted(layout: Layout, campaign: str, site: str) -> None:
-    """Show that a driver's job waits: the last picture, or one of nothing, without the last driver.
+def show_submitted(layout: Layout, plan: Plan, site: str) -> None:
+    """Show that a driver's job waits: the last picture, with the plan's runs, and without the last driver.
 
     Only for who has made sure that no driver is at work.
     """
-    nothing = {"format": SNAPSHOT_FORMAT, "campaign": campaign, "counts": {}, "states": {}, "failed": {}}
-    last = read_status(layout.status) or {**nothing, "held": []}
+    nothing = {"format": SNAPSHOT_FORMAT, "campaign": plan.campaign, "failed": {}, "held": []}
+    last = read_status(layout.status) or nothing
+    states: Mapping[str, State] = {}
+    if layout.ledger.exists():
+        with Ledger.open(layout, read_only=True) as ledger:
+            states = ledger.states()
+    settled = {stage_id: states.get(stage_id, "pending") for stage_id in plan.stages}
+    board = RunBoard(
+        plan, {stage: "pending" if state == "running" else state for stage, state in settled.items()}
+    )
     who = {"pid": None, "host": None, "epoch": None, "job": None}
     driver = {**who, "state": SUBMITTED, "site": site, "detached": True}
+    runs = {"counts": board.counts(), "states": board.letters()}
     idle = {"driver": driver, "updated": utc_now(), "running": {}, "cluster": {}, "time_left_s": None}
-    write_snapshot(layout, {**last, **idle})
+    write_snapshot(layout, {**last, **runs, **idle})
 
 
 def write_snapshot(layout: Layout, snapshot: Mapping[str, Any]) -> None:

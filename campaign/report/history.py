@@ -143,7 +143,10 @@ def _read(ledger: Ledger, plan: Plan, heard: str | None) -> tuple[_Bars, list[Fa
         bars.outcomes.append(outcome)
         if outcome == DONE:
             bars.runs_done.extend([end] * runs_of[attempt.stage_id])
-        elif outcome not in {GOING, CANCELLED}:
+        elif outcome not in {GOING, CANCELLED} and not (
+            outcome == FailureClass.WALLTIME and attempt.segments
+        ):
+            # What went on in another job did not fail.
             number += 1
             if number <= MAX_FAILURES:
                 ended = (attempt.finished or "")[:19].replace("T", " ")
