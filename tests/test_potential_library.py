@@ -23,7 +23,7 @@ from campaign.potentials import library as potential_library
 from campaign.potentials.builtin import BUILTIN
 from campaign.potentials.calculators import make_calculator
 from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_constant
-from campaign.potentials.library import file_sha256, read_elements
+from campaign.potentials.library import check_whole, file_sha256, read_elements
 from campaign.potentials.published import PUBLISHED, PublishedModel
 from tests.reference import REFERENCE, needs_reference
 from tests.test_cli import campaign
@@ -38,7 +38,10 @@ class TakesFiles(Calculator):  # type: ignore[misc] # ASE has no types
         self.taken = paths, options
 
 
-MODEL = "nep4 3 B C N\ncutoff 8 4 414 46\n"
+HEADER = "nep4 3 B C N\ncutoff 8 4 414 46\nn_max 0 0\nbasis_size 0 0\nl_max 1 0 0\nANN 1 0\n"
+NUMBERS = (2 + 2) * 3 + 1 + 9 * 2 + 2
+"""Of the smallest model: its network, its functions of pairs, the scales of its two descriptors."""
+MODEL = HEADER + NUMBERS * "1.0e-2\n"
 
 
 @pytest.fixture(autouse=True)
@@ -195,9 +198,21 @@ def test_a_model_has_a_type_for_each_element_in_lammps(model: Path) -> None:
     assert any("external" in line for line in lines.pair_lines)
 
 
+def test_half_a_model_is_told_before_anything_reads_it(model: Path, tmp_path: Path, library: Path) -> None:
+    check_whole(model)
+    lines = MODEL.splitlines(keepends=True)
+    for kept, words in ((-1, f"{NUMBERS - 1} of {NUMBERS} numbers"), (4, "its header lacks l_max, ANN")):
+        model.write_text("".join(lines[:kept]))
+        done = campaign("potentials", "add", str(model), "--lattice", "graphene=2.46", cwd=tmp_path)
+        assert done.returncode == 3
+        assert f"{model}: not a whole NEP model: {words}" in done.stderr
+    assert not (library / "mine").exists()
+
+
 @needs_library
 def test_half_a_model_is_told(model: Path) -> None:
-    with pytest.raises(ResourceError, match=r"mine\.nep\.txt: not a NEP model"):
+    model.write_text(HEADER)
+    with pytest.raises(ResourceError, match=r"mine\.nep\.txt: not a whole NEP model"):
         relaxed_lattice_constant(model, "graphene")
 
 
@@ -303,6 +318,17 @@ def test_slips_are_one_line(
     assert done.returncode == code
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@needs_reference
+@pytest.mark.parametrize("name", ["gr-hbn", "mos2", "ws2", "wse2"])
+def test_a_real_model_is_whole_and_without_its_last_line_it_is_not(name: str, tmp_path: Path) -> None:
+    path = REFERENCE / "nep" / f"{name}.nep.txt"
+    check_whole(path)
+    half = tmp_path / "half"
+    half.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ResourceError, match=r"of .* numbers"):
+        check_whole(half)
 
 
 @needs_reference

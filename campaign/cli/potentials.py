@@ -16,6 +16,7 @@ from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_con
 from campaign.potentials.library import (
     add_model,
     check_name,
+    check_whole,
     described,
     file_sha256,
     is_another,
@@ -123,6 +124,7 @@ def add_file(
     known = next((model for model in PUBLISHED.values() if model.sha256 == sha256), None)
     own = name or (_name_of(path) if known is None else known.name)
     check_name(own, sha256, replace=replace)  # before monolayers are relaxed
+    check_whole(path)
     if known is None:
         constants = {**_added_before(own, sha256), **given} or _relaxed(path, elements)
         potential = add_nep(path, own, constants, replace=replace, monolayers_only=monolayers)

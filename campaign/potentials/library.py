@@ -34,6 +34,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _FORMAT = re.compile(r"nep[345](_zbl)?")
 """First word of a model of energies and forces; others (dipole, polarizability) cannot move atoms."""
 
+_NUMBER = re.compile(r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?")
+_SIZES = ("n_max", "basis_size", "l_max", "ANN")
+"""Lines of a model's header that say how many numbers follow."""
+
 
 class ModelFacts(Settings):
     """What is known about a NEP model; ``potential.json``.
@@ -145,6 +149,53 @@ def read_elements(path: Path) -> tuple[str, ...]:
             "not a NEP model", where=str(path), hint="its first line should be like 'nep4 3 B C N'"
         )
     return tuple(elements)
+
+
+def check_whole(path: Path) -> None:
+    """Check that a NEP model has as many numbers as its header promises; what reads half a model crashes.
+
+    For one hidden layer of N neurons, a descriptor of q numbers and T elements there are ``(q + 2) N T + 1``
+    of the network (nep4), those of the radial and angular functions of each pair of elements, and q scales.
+
+    Raises
+    ------
+    ResourceError
+        It is no NEP model, or not the whole of it.
+    """
+    kind, elements = path.read_text().split(maxsplit=1)[0], read_elements(path)
+    header: dict[str, list[int]] = {}
+    numbers = 0
+    with path.open() as file:
+        for line in file:
+            words = line.split()
+            if words and _NUMBER.fullmatch(words[0]):
+                numbers += len(words)
+            elif words and words[0] in _SIZES:
+                header[words[0]] = [int(word) for word in words[1:] if word.isdigit()]
+            elif words and words[0] == "zbl":
+                header["zbl"] = [] if all(float(word) == 0 for word in words[1:]) else [0]
+    try:
+        needed = _numbers(int(kind[3]), len(elements), header)
+    except (KeyError, IndexError, ValueError) as error:
+        lacking = ", ".join(name for name in _SIZES if not header.get(name)) or "something"
+        raise ResourceError(f"not a whole NEP model: its header lacks {lacking}", where=str(path)) from error
+    if numbers < needed:
+        raise ResourceError(
+            f"not a whole NEP model: {numbers:,} of {needed:,} numbers", where=str(path), hint="get it again"
+        )
+
+
+def _numbers(version: int, types: int, header: Mapping[str, list[int]]) -> int:
+    """Count the numbers of a NEP model, at least: its network, its functions, its scales, a flexible ZBL."""
+    radial, angular = (number + 1 for number in header["n_max"][:2])
+    radial_basis, angular_basis = (number + 1 for number in header["basis_size"][:2])
+    three, *more = header["l_max"]
+    descriptor = radial + angular * (three + sum(number > 0 for number in more))
+    layer = (descriptor + 2) * header["ANN"][0]
+    network = {3: layer, 4: layer * types, 5: (layer + 1) * types}[version] + 1
+    functions = types**2 * (radial * radial_basis + angular * angular_basis)
+    flexible = 10 * types * (types + 1) // 2 if header.get("zbl") == [] else 0
+    return network + functions + descriptor + flexible
 
 
 def add_nep(

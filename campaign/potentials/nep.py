@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from campaign.errors import EngineNotFoundError, InputError, ResourceError
-from campaign.potentials.library import read_elements
+from campaign.potentials.library import check_whole, read_elements
 
 CHOICE_VARIABLE = "CAMPAIGN_NEP"
 """Names one of the two libraries (`LIBRARIES`); without it, the first that is installed is taken."""
@@ -138,6 +138,7 @@ def elements_and_cutoff(model: Path) -> tuple[frozenset[str], float]:
 def _load(model: Path) -> Callable[[Atoms], dict[str, Any]]:
     """Return a function from a fully periodic structure to ``energies``, ``forces`` and ``stress``."""
     package = nep_library()
+    check_whole(model)
     calculator: Any
     try:
         if package == "nep-adapters":
