@@ -25,6 +25,7 @@ from campaign.potentials.calculators import make_calculator
 from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_constant
 from campaign.potentials.library import check_whole, file_sha256, read_elements
 from campaign.potentials.published import PUBLISHED, PublishedModel
+from tests.nemd_cases import small_spec
 from tests.reference import REFERENCE, needs_reference
 from tests.test_cli import campaign
 from tests.test_nep import needs_library
@@ -338,3 +339,20 @@ def test_a_published_model_is_known_by_its_hash(tmp_path: Path) -> None:
     own = get_potential("own")
     assert own.monolayers_only
     assert own.lattice_constants_A == PUBLISHED["nep-mos2"].lattice_constants_A
+
+
+def test_a_missing_library_of_nep_models_is_told_by_plan_and_stops_a_run_before_it_begins(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_nep(model, "mine", {"graphene": 2.46, "hbn": 2.5})
+    monkeypatch.setenv("CAMPAIGN_NEP", "absent")
+    text = small_spec("c", 5, "seed: {count: 1}").replace("tersoff-lj", "mine")
+    (tmp_path / "spec.yaml").write_text(text)
+    words = "no library for NEP models on a CPU: absent not installed"
+    done = campaign("plan", "spec.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert words in done.stderr
+    done = campaign("run", "spec.yaml", cwd=tmp_path)
+    assert done.returncode == 3
+    assert words in done.stderr
+    assert not (tmp_path / "campaigns").exists()

@@ -21,7 +21,6 @@ from campaign.layout import Layout
 
 if TYPE_CHECKING:
     from campaign.execution.driver import DriverResult
-    from campaign.plan import Plan
     from campaign.site import NamedSite
 
 
@@ -81,6 +80,7 @@ def _find_site(options: Options) -> "NamedSite | None":
 
 def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     """Run what is missing of a spec; return the exit code."""
+    from campaign.cli.engines import engines_here
     from campaign.execution.lock import DriverLock
     from campaign.execution.requests import read_requests
     from campaign.spec import load_spec
@@ -97,7 +97,8 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
             pass
     known = layout.plan.exists()
     if site is None:
-        _check_engines(plan)
+        for info in engines_here(plan):  # on a site the first attempt of each job looks
+            err.print(f"{info.name} {info.version} on {info.device}", markup=False, style="dim")
     computes = True
     if site is not None or known:
         report = against_directory(plan, layout)
@@ -177,15 +178,6 @@ def _place_on_scratch(layout: Layout, site: "NamedSite", name: str) -> None:
         link_here(layout.root, name)
     elif not here.is_symlink():
         err.print(f"{here} is here already: it is used, not the scratch of {site.name}", markup=False)
-
-
-def _check_engines(plan: "Plan") -> None:
-    """Start each engine once, before anything is spent. On a site the first attempt of each job does it."""
-    from campaign.engines.base import get_engine
-
-    for engine in sorted({common.engine for common in plan.stages.classes if common.engine}):
-        info = get_engine(engine).check()
-        err.print(f"{info.name} {info.version} on {info.device}", markup=False, style="dim")
 
 
 def conclude(layout: Layout, *, held: Mapping[str, str], as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from campaign.cli.app import err, out
 from campaign.cli.directory import campaign_root, check_directory
 from campaign.cli.text import command, duration, fits, folded, make_table, plural
-from campaign.errors import LedgerError, ResourceError, SpecError
+from campaign.errors import CampaignError, LedgerError, ResourceError, SpecError
 from campaign.layout import Layout, write_atomic
 
 if TYPE_CHECKING:
@@ -99,7 +99,14 @@ def plan_spec(path: Path, directory: Path | None, *, site: str | None, yes: bool
         sys.stdout.write("\n")
         return
     _print_report(report, layout)
-    if named is not None:
+    if named is None:
+        from campaign.cli.engines import engines_here
+
+        try:
+            list(engines_here(plan))
+        except CampaignError as error:  # a plan spends nothing: the engine may come
+            err.print(f"campaign: {error}; `campaign run` would not start", style="yellow", markup=False)
+    else:
         from campaign.cli.site_plan import print_site_plan
 
         print_site_plan(named, report, layout)

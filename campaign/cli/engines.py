@@ -1,0 +1,24 @@
+"""Whether the engines of a plan, and what their potentials need besides, are on this machine."""
+
+from collections.abc import Iterator
+
+from campaign.engines.base import EngineInfo, get_engine
+from campaign.potentials.library import NEP_FILE
+from campaign.potentials.nep import nep_library
+from campaign.runs import Plan
+
+_NEP_ON_A_CPU = {"ase", "lammps"}
+
+
+def engines_here(plan: Plan) -> Iterator[EngineInfo]:
+    """Start each engine of a plan once.
+
+    Raises
+    ------
+    EngineNotFoundError
+        An engine is not here, or no library for the NEP models that it is to run on a CPU.
+    """
+    for engine in sorted({common.engine for common in plan.stages.classes if common.engine}):
+        yield get_engine(engine).check()
+    if any(NEP_FILE in common.files and common.engine in _NEP_ON_A_CPU for common in plan.stages.classes):
+        nep_library()
