@@ -128,12 +128,18 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ENGINE.check()
 
 
+def test_another_program_is_not_gpumd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpumd_run.BINARY_VARIABLE, "/bin/true")
+    with pytest.raises(EngineNotFoundError, match="not GPUMD"):
+        ENGINE.check()
+
+
 @pytest.mark.usefixtures("own_copy")
 def test_a_keyword_that_it_lacks_is_found_before_the_run(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REPLAY_FAULT", "refuse:heat_lan")
-    ENGINE.check()  # good for all the rest
+    assert ENGINE.check().version.endswith("which refuses ensemble heat_lan")  # good for all the rest
     ENGINE.prepare(workload(simulation(THERMALISE, NPT, NVT_STEP), {"structure": built}), tmp_path)
     with pytest.raises(InputError, match=r"refuses 'ensemble heat_lan 300 .*: Invalid ensemble type"):
         ENGINE.prepare(workload(simulation(THERMALISE, HEAT_FLOW), {"structure": built}), tmp_path)

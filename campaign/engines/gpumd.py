@@ -46,7 +46,8 @@ class GpumdEngine:
         if find_spec("calorine") is None:
             raise EngineNotFoundError("calorine reads the files of GPUMD and is not installed", hint=CALORINE)
         found = probe(binary)
-        return EngineInfo(self.name, found.version, str(binary), found.device, self.capabilities)
+        lacking = f", which refuses {', '.join(found.refused)}" if found.refused else ""
+        return EngineInfo(self.name, found.version + lacking, str(binary), found.device, self.capabilities)
 
     def segment_end(self, simulation: Simulation, step: int) -> int:
         """Find where a sample ends, or a step of the simulation; see `Engine.segment_end`."""

@@ -62,7 +62,7 @@ def probe(binary: Path) -> Probe:
     Raises
     ------
     EngineNotFoundError
-        It does not start, or finds no GPU.
+        It does not start, finds no GPU, or is another program.
     ResourceError
         It starts, but something else is missing.
     TransientError
@@ -76,6 +76,10 @@ def probe(binary: Path) -> Probe:
 def _probe(binary: Path, size: int, mtime_ns: int) -> Probe:
     del size, mtime_ns  # they make a changed file a new key
     log = _try(binary, tuple(KEYWORDS.values()))
+    if "GPUMD" not in log.text:
+        raise EngineNotFoundError(
+            "this program is not GPUMD: it prints no banner", where=str(binary), hint="name another one"
+        )
     refused = {}
     if log.message is not None:
         for keyword, line in KEYWORDS.items():
