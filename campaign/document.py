@@ -207,10 +207,17 @@ def _place(error: SpecError) -> tuple[int, int]:
     return (where.line or 0, where.column or 0) if isinstance(where, Location) else (0, 0)
 
 
+def _plain(name: str) -> str:
+    """Make a name as it is written here: h-BN is hbn, AA' is AAp."""
+    return "".join(letter for letter in name.replace("'", "p").casefold() if letter.isalnum())
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Hint for a name that is not known: the nearest one, or all if they are few."""
     options = sorted(set(known))
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    near = [option for option in options if _plain(option) == _plain(name)] or difflib.get_close_matches(
+        name, options, n=1, cutoff=0.6
+    )
     longer = [option for option in options if len(name) > 2 and option.startswith(name)]
     if not near and len(longer) == 1:
         near = longer

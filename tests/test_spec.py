@@ -446,6 +446,8 @@ def test_numbers_are_yaml_1_2(tmp_path: Path) -> None:
 
 def test_did_you_mean() -> None:
     assert did_you_mean("temprature", ["temperature", "direction"]) == "did you mean 'temperature'?"
+    assert did_you_mean("AA'", ["AA", "AAp", "ABp"]) == "did you mean 'AAp'?"
+    assert did_you_mean("h-BN", ["graphene", "hbn", "mos2"]) == "did you mean 'hbn'?"
     assert did_you_mean("x", ["b", "a"]) == "known are: a, b"
     assert did_you_mean("x", [f"name{n}" for n in range(50)]) is None
 
