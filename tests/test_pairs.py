@@ -296,6 +296,11 @@ def test_sublayers_survive_the_file_and_older_files_have_none(tmp_path: Path) ->
     ("structure", "where", "words"),
     [
         (pair("mos2/wse2", match=Match()), "structure.match", "no common cell of up to 400 atoms"),
+        (
+            pair("graphene/graphene", stacking="moire", match=Match(twist_deg=21.8), max_strain=1e-6),
+            "structure.match",
+            r"within a strain of 0.0001 %; there is one at twist_deg: 21.79, with 56 atoms",
+        ),
         (pair("graphene/hbn", match=Match()), "structure.stacking", "equal cells give no moire"),
         (pair("graphene/mos2", stacking="AB"), "structure.stacking", "no single stacking holds"),
         (pair("mos2/mos2", match=Match(twist_deg=60)), "structure.match.twist_deg", "a single stacking"),

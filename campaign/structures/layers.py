@@ -7,6 +7,7 @@ supercells that are found into the settings, so they, and not the search, are wh
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -47,6 +48,9 @@ __all__ = [
 
 BUILDER_VERSION = 1
 """Raised when the same settings give other positions; enters the identity of build stages."""
+
+_NEAR_DEG, _MANY = 0.5, 100
+"""A twist that no cell has may be meant for one of these cells, so near."""
 
 
 class BuildSettings(Settings):
@@ -221,25 +225,33 @@ def _matched(
         Lattice(block.lattice_constant_A or lattice_constants_A[block.name], block.definition.atoms_per_cell)
         for block in (structure.lower, structure.upper)
     )
-    cells = commensurate_cells(
+    find = partial(
+        commensurate_cells,
         lower,
         upper,
         max_strain=structure.max_strain,
         max_atoms=match.max_atoms,
-        twist_range_deg=match.twist_range_deg,
         orthogonal=match.orthogonal,
         cell_from=structure.cell_from,
     )
+    cells = find(twist_range_deg=match.twist_range_deg)
     if not cells:
         angles = "a twist of {:g} to {:g} degrees".format(*match.twist_range_deg)
+        shares = "" if structure.cell_from == "mean" else "; cell_from: mean shares the strain"
+        hint = f"allow more max_atoms, max_strain or a range of twist_deg, such as [0, 30]{shares}"
         if not isinstance(match.twist_deg, tuple):
-            angles = f"a twist of {match.twist_deg:g} degrees"
+            wanted = match.twist_deg
+            angles = f"a twist of {wanted:g} degrees"
+            near = find(twist_range_deg=(wanted - _NEAR_DEG, wanted + _NEAR_DEG), count=_MANY)
+            if near:
+                nearest = min(near, key=lambda cell: abs(cell.twist_deg - wanted))
+                there = f"there is one at twist_deg: {nearest.twist_deg:.2f}, with {nearest.atoms:,} atoms"
+                hint = f"{there}; or {hint}"
         raise SpecError(
             f"{structure.upper.name} and {structure.lower.name} have no common cell of up to "
-            f"{match.max_atoms:,} atoms with {angles} within a strain of {structure.max_strain:.2%}",
+            f"{match.max_atoms:,} atoms with {angles} within a strain of {100 * structure.max_strain:.2g} %",
             where="structure.match",
-            hint="allow more max_atoms, max_strain or a range of twist_deg, such as [0, 30]; cell_from: mean "
-            "shares the strain",
+            hint=hint,
         )
     return cells[0]
 
