@@ -43,6 +43,7 @@ from campaign.potentials import add_nep, get_potential, potential_files
 from campaign.potentials.calculators import make_calculator
 from campaign.potentials.nep import LIBRARIES
 from tests.ase_cases import NEP_LATTICE_CONSTANTS_A, add_calculator, multilayer, written
+from tests.potential_cases import stack
 from tests.reference import REFERENCE
 
 TIMESTEP_FS = 0.5
@@ -80,10 +81,21 @@ def _without_gpumd() -> str | None:
     return None if importlib.util.find_spec("calorine") else "calorine is not installed"
 
 
+STACKS = {
+    "tersoff-ilp": ("hbn", "hbn", "graphene", "graphene"),
+    "extep-ilp": ("hbn", "hbn", "graphene", "graphene"),
+    "rebo-ilp": ("hbn", "hbn", "graphene", "graphene"),
+    "tersoff-sw-lj": ("mos2", "ws2", "hbn", "graphene"),
+    "sw-ilp": ("wse2", "wse2", "mos2", "mos2"),
+}
+"""Layers for the other potentials of LAMMPS, which have terms of each of their kinds."""
+
 CASES = (
     Case("lammps", "tersoff-lj"),
+    *(Case("lammps", potential) for potential in STACKS),
     Case("lammps", "nep"),
     Case("ase", "nep"),
+    Case("ase", "tersoff"),
     Case("gpumd", "nep"),
 )
 
@@ -116,18 +128,21 @@ def fill_library() -> None:
 
 
 def model(potential: str, *, triclinic: bool = False) -> Atoms:
-    """Four layers of 8 atoms (NEP) or 16, off their sites, with numbers that all formats hold exactly.
+    """Four layers of 8 atoms (NEP), 16 or more, off their sites, with numbers that all formats hold exactly.
 
-    For Tersoff the layers are out of each other's reach.
+    Where Tersoff is compared with that of ASE the layers are out of each other's reach.
     """
-    atoms = multilayer(cells=(2, 1 if potential == "nep" else 2))
-    if potential.startswith("tersoff"):
-        atoms.positions[:, 2] += 12.0 * atoms.arrays["layer"]
-        atoms.cell[2, 2] += 36.0
+    if potential in STACKS:
+        atoms = stack(STACKS[potential], get_potential(potential), noise_A=0.03)
+    else:
+        atoms = multilayer(cells=(2, 1 if potential == "nep" else 2))
+        if potential != "nep":
+            atoms.positions[:, 2] += 12.0 * atoms.arrays["layer"]
+            atoms.cell[2, 2] += 36.0
+        atoms.positions += np.random.default_rng(3).normal(0, 0.03, atoms.positions.shape)
     if triclinic:
         # The same lattice: y is stacked with a shift along x by one cell.
         atoms.cell[1, 0] = atoms.cell[0, 0] / 2
-    atoms.positions += np.random.default_rng(3).normal(0, 0.03, atoms.positions.shape)
     atoms.positions[:] = atoms.positions.round(8)
     atoms.cell[:] = atoms.cell.array.round(8)
     return atoms

@@ -13,27 +13,26 @@ _HEAD = """\
 # What agrees with what
 
 Made by `python -m tests.conformance_table` from a run of `tests/test_conformance.py`; do not edit.
-Each figure is what the test measured. The models have four layers of 8 or 16 atoms; steps are 0.5 fs.
-The energies of `lammps, nep` and `gpumd, nep` are compared with those of `ase, nep`; those of
-`lammps, tersoff-lj` with ASE's own Tersoff, on layers too far apart for Lennard-Jones. LAMMPS and ASE take
-a NEP from the same library, so that row shows that types, order, units and virial come through; that both
-libraries agree is a test of its own (`tests/test_nep.py`).
+Each figure is what the test measured. The models have four layers of 8 or 16 atoms, with dichalcogenides of
+up to 100; steps are 0.5 fs. The energies of `lammps, nep` and `gpumd, nep` are compared with those of `ase,
+nep`; those of `lammps, tersoff-lj` with ASE's own Tersoff, on layers too far apart for Lennard-Jones. The
+other forms of LAMMPS are compared with the plain form of its manual, and with their lattice constants, in
+`tests/test_potential_forms.py`. LAMMPS and ASE take a NEP from the same library, so its energies show that
+types, order, units and virial come through; that both libraries agree is a test of its own
+(`tests/test_nep.py`). `ase, tersoff` is a calculator of the user's.
 """
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Return the text of the page."""
-    columns = list(dict.fromkeys(record["case"] for record in records))
-    rows = list(dict.fromkeys(record["meaning"] for record in records))
-    cells = {(record["meaning"], record["case"]): _cell(record) for record in records}
-    lines = [
-        _HEAD,
-        "| what must hold | " + " | ".join(column.replace("-", ", ", 1) for column in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for meaning in rows:
-        figures = (cells.get((meaning, column), "-") for column in columns)
-        lines.append(f"| {meaning} | " + " | ".join(figures) + " |")
+    """Return the text of the page: what is calculated, and a row for each engine with each potential."""
+    cases = list(dict.fromkeys(record["case"] for record in records))
+    columns = {record["title"]: record["meaning"] for record in records}
+    cells = {(record["title"], record["case"]): _cell(record) for record in records}
+    lines = [_HEAD, *(f"- **{title}**: {meaning}." for title, meaning in columns.items()), ""]
+    lines += ["| engine, potential | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for case in cases:
+        figures = (cells.get((title, case), "-") for title in columns)
+        lines.append(f"| {case.replace('-', ', ', 1)} | " + " | ".join(figures) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -55,11 +55,12 @@ def pytest_runtest_makereport(
     if report.when == "call" or report.skipped:
         parameters: dict[str, Any] = item.callspec.params
         cell = parameters.get("cell")
-        meaning = (item.function.__doc__ or "").split("\n")[0].rstrip(".")
+        title, _, meaning = (item.function.__doc__ or "").split("\n")[0].rstrip(".").partition(": ")
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
         item.config.stash[_RECORDS].append(
             {
-                "meaning": f"{meaning} ({cell} cell)" if cell else meaning,
+                "title": f"{title}, {cell} cell" if cell else title,
+                "meaning": meaning,
                 "case": str(parameters.get("case") or parameters["pair"][0]),
                 "outcome": report.outcome,
                 "figure": dict(item.user_properties).get("figure", ""),

@@ -1,6 +1,6 @@
 """All engines do the same physics: one suite for each engine with each of its potentials.
 
-Each test is named after what must hold, and says in ``found`` what it measured.
+Each test tells what is calculated and what must hold, and says in ``found`` what it measured.
 """
 
 from collections.abc import Callable, Iterator
@@ -133,7 +133,7 @@ def stages(case: Case, made: dict[Case, Stages]) -> Stages:
 def test_energies_forces_and_virials_agree(
     pair: tuple[Case, Case], cell: str, workplace: Path, tmp_path: Path, found: Found
 ) -> None:
-    """The same structure has the same energy, forces and virial; masses, layers and elements come through."""
+    """One force call: energy, forces and virial are the same; masses, layers and elements come through."""
     for case in pair:
         skip_if_missing(case)
     atoms = model(pair[0].potential, triclinic=cell == "triclinic")
@@ -157,7 +157,7 @@ def test_energies_forces_and_virials_agree(
 
 
 def test_nve_conserves_energy(stages: Stages, found: Found) -> None:
-    """Total energy without thermostats."""
+    """NVE: how far the total energy moves without thermostats."""
     series = stages.run("whole").output.dataset
     atoms = series.sizes["atom"]
     kinetic = 1.5 * atoms * BOLTZMANN_EV_PER_K * series["temperature"].values
@@ -170,7 +170,7 @@ def test_nve_conserves_energy(stages: Stages, found: Found) -> None:
 
 
 def test_restart_continues(stages: Stages, found: Found) -> None:
-    """Two segments end where one does."""
+    """Restart: two segments end where one does."""
     whole = stages.run("whole").output.dataset
     halves = [stages.run(name).output.dataset for name in ("first_half", "second_half")]
     assert [half.sizes["time"] for half in halves] == [STEPS // 2, STEPS // 2]
@@ -182,7 +182,7 @@ def test_restart_continues(stages: Stages, found: Found) -> None:
 
 
 def test_thermostats_balance(stages: Stages, found: Found) -> None:
-    """What source and sink give is what the structure gains; the sides sum to the whole."""
+    """NEMD: what source and sink give is what the structure gains; the sides sum to the whole."""
     series = stages.run("heat_flow").output.dataset
     given = series["source_energy"] + series["sink_energy"]
     open_eV = np.ptp((series["total_energy"] - given).values)
@@ -196,7 +196,7 @@ def test_thermostats_balance(stages: Stages, found: Found) -> None:
 
 
 def test_a_fixed_layer_stays(stages: Stages, found: Found) -> None:
-    """A frozen layer does not move, the others do; layers and elements are those of the structure."""
+    """Frozen layer: it does not move, the others do; layers and elements are those of the structure."""
     before, after = (stages.run(name).output.dataset for name in ("start", "heat_flow"))
     length_A = after["cell_length"].values
     moved_A = after["final_position"].values - before["final_position"].values
@@ -214,7 +214,7 @@ def test_a_fixed_layer_stays(stages: Stages, found: Found) -> None:
 
 
 def test_results_have_the_same_names_and_units(stages: Stages, found: Found) -> None:
-    """Variables, units and times do not depend on the engine."""
+    """Names: variables, units and times do not depend on the engine."""
     for name, what in (("whole", THERMO_UNITS), ("heat_flow", HEAT_FLOW_UNITS)):
         dataset = stages.run(name).output.dataset
         units = {str(key): _unit(variable) for key, variable in dataset.variables.items()}
@@ -252,7 +252,7 @@ HEAT_FLOW_UNITS = {
 
 
 def test_bad_input_fails_before_the_run(case: Case, workplace: Path, tmp_path: Path, found: Found) -> None:
-    """Layers or elements that are not there, or no structure, are refused before anything runs."""
+    """Bad input: layers or elements that are not there, or no structure, are refused before anything runs."""
     good = model(case.potential)
     structure = {"structure": written(good, tmp_path)}
     silicon = tmp_path / "silicon"
