@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from campaign.errors import SpecError
 from campaign.potentials import add_nep
-from campaign.protocols.nemd_settings import LayerRoles, NemdSettings
+from campaign.protocols.nemd_settings import LayerRoles, NemdSettings, own_constants
 from campaign.protocols.nemd_variables import VARIABLES
 from campaign.structures.materials import MATERIALS
 from tests.nemd_cases import PROTOCOL, REPLICA, FakeEngine, fake_engine, layers, small
@@ -130,12 +130,13 @@ def test_a_model_must_be_for_the_pair(
 
 
 @pytest.mark.usefixtures("engine")
-def test_only_a_model_of_the_library_can_be_given_a_lattice_constant() -> None:
-    mine = MATERIALS["hbn"].model_copy(update={"name": "mine"})
+def test_a_material_of_the_spec_brings_its_lattice_constant_where_the_potential_has_none() -> None:
+    mine = MATERIALS["hbn"].model_copy(update={"name": "mine", "lattice_constant_A": 2.51})
     structure = small().structure
     block = structure.lower.model_copy(update={"material": mine})
-    with pytest.raises(SpecError, match="no lattice constant of mine; take a potential of your own"):
-        PROTOCOL.validate(small(structure=structure.model_copy(update={"lower": block})), "lammps")
+    structure = structure.model_copy(update={"lower": block})
+    PROTOCOL.validate(small(structure=structure), "lammps")
+    assert own_constants(structure, "tersoff-lj") == (("mine", 2.51), ("graphene", 2.492))
 
 
 @pytest.mark.usefixtures("engine")

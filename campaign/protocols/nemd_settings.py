@@ -28,6 +28,7 @@ from campaign.structures.layers import (
     number_of_atoms,
     realised,
 )
+from campaign.structures.materials import MATERIALS
 from campaign.structures.supercells import is_orthogonal
 
 MAX_ATOMS = 10**8
@@ -124,10 +125,12 @@ Constants = tuple[tuple[str, float], ...]
 def own_constants(structure: MultilayerSettings, potential: str) -> Constants:
     """Return the potential's own lattice constants of the two materials; the key of what depends on them.
 
-    A potential of the user's library can change under a process that lives on, so its name is no key.
+    For a material of the spec that the potential has none of, the spec's counts. A potential of the user's
+    library can change under a process that lives on, so its name is no key.
     """
     own = get_potential(potential).lattice_constants_A
-    return tuple((block.name, own[block.name]) for block in (structure.lower, structure.upper))
+    blocks = (structure.lower, structure.upper)
+    return tuple((one.name, own.get(one.name, one.definition.lattice_constant_A)) for one in blocks)
 
 
 @lru_cache(maxsize=1024)
@@ -258,7 +261,8 @@ _LATTICE_HINTS = {
 def _validate_materials(settings: NemdSettings, potential: Potential) -> None:
     sides = (settings.structure.lower, settings.structure.upper)
     check_layers(potential, [side.definition.elements for side in sides])
-    unknown = sorted({side.name for side in sides} - set(potential.lattice_constants_A))
+    named = {side.name for side in sides if side.name in MATERIALS}
+    unknown = sorted(named - set(potential.lattice_constants_A))
     if unknown:
         raise SpecError(
             f"{potential.name} has no lattice constant of {', '.join(unknown)}",
