@@ -262,6 +262,7 @@ def test_what_is_there_is_shown(tmp_path: Path, model: Path) -> None:
     assert records["nep-gr-hbn"]["state"] == "not here: `campaign potentials fetch nep-gr-hbn`"
     assert "graphene/mos2" in records["tersoff-sw-lj"]["pairs"]
     shown = campaign("potentials", "show", "sw-ilp", cwd=tmp_path).stdout
+    assert "pair_coeff * * ilp/tmd/opt TMD.ILP Mo S S Mo Se Se" in shown  # the sides of a layer are two types
     assert all(
         text in shown
         for text in ("Acta Mech. Solida Sin.", "mos2 3.1175 A", BUILTIN["sw-ilp"].files["TMD.ILP"])

@@ -10,10 +10,21 @@ from typing import Any
 from campaign.cli.app import err, out
 from campaign.cli.text import fits, folded, make_table
 from campaign.errors import CampaignError, EngineNotFoundError, ResourceError, SpecError
-from campaign.potentials import Potential, add_nep, get_potential, potential_files, potential_names
+from campaign.potentials import (
+    Potential,
+    Species,
+    add_nep,
+    get_potential,
+    lammps_model,
+    potential_files,
+    potential_names,
+)
 from campaign.potentials.files import differing_files
 from campaign.potentials.lattice import relaxable_materials, relaxed_lattice_constant
 from campaign.potentials.library import (
+    FACTS_FILE,
+    NEP_FILE,
+    CalculatorFacts,
     add_model,
     check_name,
     check_whole,
@@ -21,12 +32,15 @@ from campaign.potentials.library import (
     file_sha256,
     is_another,
     library,
+    model_folder,
     read_elements,
 )
+from campaign.potentials.nep import LIBRARIES
 from campaign.potentials.published import PUBLISHED
-from campaign.structures.materials import MATERIALS
+from campaign.structures.materials import MATERIALS, Material
 
 INDENT = " " * 4
+MOST_LINES = 8
 _FETCH = "not here: `campaign potentials fetch {}`"
 
 
@@ -94,6 +108,12 @@ def show_potential(name: str, *, as_json: bool) -> None:
         out.print(f"  {file}: SHA-256 {sha256}", markup=False)
         if file in record["paths"]:
             out.print(f"{INDENT}{record['paths'][file]}", markup=False)
+    for engine, told in record["engine_lines"].items():
+        out.print(f"  lines of {engine}:", markup=False)
+        for line in told[:MOST_LINES]:
+            out.print(f"{INDENT}{line}", markup=False)
+        if len(told) > MOST_LINES:
+            out.print(f"{INDENT}... {len(told)} in all: --json shows them", markup=False)
 
 
 def add_file(
@@ -185,9 +205,35 @@ def _record(potential: Potential, state: str) -> dict[str, Any]:
         "citations": potential.citations,
         "files": dict(potential.files),
         "paths": paths,
+        "engine_lines": {engine: list(_engine_lines(potential, engine)) for engine in potential.engines},
         "source": potential.source,
         "state": state,
     }
+
+
+def _engine_lines(potential: Potential, engine: str) -> Iterator[str]:
+    """Tell what an engine reads for a potential; LAMMPS for two layers, of the first and the last material."""
+    if engine == "lammps":
+        materials = list(potential.lattice_constants_A)
+        layers = [
+            _species(MATERIALS[name]) for name in (*materials[:1], *materials[-1:]) if name in MATERIALS
+        ]
+        if layers:
+            yield from lammps_model(potential, layers[:1] if potential.monolayers_only else layers).pair_lines
+    elif engine == "gpumd":
+        yield f"potential {NEP_FILE}"
+    elif potential.kind == "nep":
+        yield f"{' or '.join(LIBRARIES)}, of {NEP_FILE}"
+    else:
+        facts = CalculatorFacts.model_validate_json((model_folder(potential.name) / FACTS_FILE).read_text())
+        yield f"{facts.calculator}(**{facts.kwargs})"
+
+
+def _species(material: Material) -> list[Species]:
+    if material.kind == "honeycomb":
+        return [Species(element) for element in dict.fromkeys(material.elements)]
+    metal, chalcogen = material.elements
+    return [Species(chalcogen, 0), Species(metal, 1), Species(chalcogen, 2)]
 
 
 def _dump(value: object) -> None:
