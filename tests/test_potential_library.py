@@ -343,16 +343,19 @@ def test_a_published_model_is_known_by_its_hash(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_of_nep_models_is_told_by_plan_and_stops_a_run_before_it_begins(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_nep(model, "mine", {"graphene": 2.46, "hbn": 2.5})
     monkeypatch.setenv("CAMPAIGN_NEP", "absent")
+    with (library / "mine" / "nep.txt").open("a") as file:
+        file.write("1.0\n")
     text = small_spec("c", 5, "seed: {count: 1}").replace("tersoff-lj", "mine")
     (tmp_path / "spec.yaml").write_text(text)
     words = "no library for NEP models on a CPU: absent not installed"
     done = campaign("plan", "spec.yaml", cwd=tmp_path)
     assert done.returncode == 0
     assert words in done.stderr
+    assert "nep.txt of mine is not the file described here" in done.stderr
     done = campaign("run", "spec.yaml", cwd=tmp_path)
     assert done.returncode == 3
     assert words in done.stderr

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 
+from campaign.cli.app import err
 from campaign.engines.base import EngineInfo, get_engine
+from campaign.potentials import get_potential
+from campaign.potentials.files import differing_files
 from campaign.potentials.library import NEP_FILE
 from campaign.potentials.nep import nep_library
 from campaign.runs import Plan
@@ -22,3 +25,11 @@ def engines_here(plan: Plan) -> Iterator[EngineInfo]:
         yield get_engine(engine).check()
     if any(NEP_FILE in common.files and common.engine in _NEP_ON_A_CPU for common in plan.stages.classes):
         nep_library()
+
+
+def tell_changed_files(plan: Plan) -> None:
+    """Warn of potentials whose files are not those that they were described with."""
+    for name in sorted({common.potential for common in plan.stages.classes if common.potential}):
+        for file in differing_files(get_potential(name)):
+            what = f"{file} of {name} is not the file described here"
+            err.print(f"campaign: {what} (`campaign potentials show {name}`)", style="yellow", markup=False)

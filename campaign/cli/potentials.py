@@ -212,7 +212,7 @@ def _record(potential: Potential, state: str) -> dict[str, Any]:
 
 
 def _engine_lines(potential: Potential, engine: str) -> Iterator[str]:
-    """Tell what an engine reads for a potential; LAMMPS for two layers, of the first and the last material."""
+    """Tell what an engine reads for a potential; LAMMPS for two layers, of its first and last material."""
     if engine == "lammps":
         materials = list(potential.lattice_constants_A)
         layers = [

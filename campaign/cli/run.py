@@ -78,10 +78,19 @@ def _find_site(options: Options) -> "NamedSite | None":
     return site
 
 
+def _refuse_second_driver(site: "NamedSite | None", layout: Layout, campaign: str) -> None:
+    """Refuse it before anything is said; the driver takes the lock again."""
+    from campaign.execution.lock import DriverLock
+
+    refuse_if_driven(site, layout, campaign)
+    if layout.lock.exists():
+        with DriverLock(layout.lock):
+            pass
+
+
 def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     """Run what is missing of a spec; return the exit code."""
-    from campaign.cli.engines import engines_here
-    from campaign.execution.lock import DriverLock
+    from campaign.cli.engines import engines_here, tell_changed_files
     from campaign.execution.requests import read_requests
     from campaign.spec import load_spec
     from campaign.unchanged import plan_or_reuse
@@ -91,11 +100,9 @@ def run_spec(spec_path: Path, directory: Path | None, options: Options) -> int:
     layout = Layout(campaign_root(spec.campaign, directory, site))
     plan, stages = plan_or_reuse(spec, layout.plan, allow_large=options.yes)
     check_directory(layout, plan.campaign)
-    refuse_if_driven(site, layout, plan.campaign)
-    if layout.lock.exists():
-        with DriverLock(layout.lock):  # refused before anything is said; the driver takes it again
-            pass
+    _refuse_second_driver(site, layout, plan.campaign)
     known = layout.plan.exists()
+    tell_changed_files(plan)
     if site is None:
         for info in engines_here(plan):  # on a site the first attempt of each job looks
             err.print(f"{info.name} {info.version} on {info.device}", markup=False, style="dim")

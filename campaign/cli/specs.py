@@ -71,6 +71,7 @@ def check_spec(path: Path, *, yes: bool, as_json: bool) -> None:
 
 def plan_spec(path: Path, directory: Path | None, *, site: str | None, yes: bool, as_json: bool) -> None:
     """Compare a spec with what its campaign has, and show what would run and what it costs."""
+    from campaign.cli.engines import engines_here, tell_changed_files
     from campaign.spec import load_spec
     from campaign.unchanged import plan_or_reuse
 
@@ -99,9 +100,8 @@ def plan_spec(path: Path, directory: Path | None, *, site: str | None, yes: bool
         sys.stdout.write("\n")
         return
     _print_report(report, layout)
+    tell_changed_files(plan)
     if named is None:
-        from campaign.cli.engines import engines_here
-
         try:
             list(engines_here(plan))
         except CampaignError as error:  # a plan spends nothing: the engine may come
