@@ -29,7 +29,8 @@ def engines_here(plan: Plan) -> Iterator[EngineInfo]:
 
 def tell_changed_files(plan: Plan) -> None:
     """Warn of potentials whose files are not those that they were described with."""
-    for name in sorted({common.potential for common in plan.stages.classes if common.potential}):
+    # Without files it is what a protocol of the user's calls so.
+    for name in sorted({one.potential for one in plan.stages.classes if one.potential and one.files}):
         for file in differing_files(get_potential(name)):
             what = f"{file} of {name} is not the file described here"
             err.print(f"campaign: {what} (`campaign potentials show {name}`)", style="yellow", markup=False)
