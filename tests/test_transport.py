@@ -87,12 +87,6 @@ def test_one_sided_forms_differ_by_what_the_account_lacks() -> None:
     assert missing < transport.closure_tolerance(0.1, 12.0) == pytest.approx(0.06)
 
 
-def test_noise_of_the_account_grows_with_time_and_the_square_of_the_timestep() -> None:
-    """As a random walk, and as velocity Verlet errs; the size is what runs of LAMMPS show (DESIGN.md)."""
-    assert transport.account_noise(800, 1.0, 200.0) == pytest.approx(0.1)
-    assert transport.account_noise(800, 0.5, 800.0) == pytest.approx(0.05)
-
-
 def test_no_flow_at_all_has_no_difference() -> None:
     still = np.zeros_like(TIME)
     assert transport.interface_heat_flow(TIME, still, still, still, still).relative_difference == 0

@@ -22,7 +22,7 @@ from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 from campaign.runs import CalculationPlan
 
-__all__ = ["driver_line", "read_snapshot", "show_status", "show_why"]
+__all__ = ["driver_line", "is_elsewhere", "read_snapshot", "run_states", "show_status", "show_why"]
 
 
 def read_snapshot(layout: Layout) -> dict[str, Any]:

@@ -20,10 +20,6 @@ Floats = NDArray[np.float64]
 CLOSURE_FRACTION = 0.05
 """Part of the transported heat that may be missing from the energy balance of a run."""
 
-ACCOUNT_NOISE_EV = 2.5e-4
-"""Standard deviation by which Langevin thermostats leave the energy account open: per square root of
-atoms x ps, at a timestep of 1 fs. Measured, see `account_noise`."""
-
 
 @dataclass(frozen=True)
 class InterfaceHeatFlow:
@@ -246,17 +242,6 @@ def closure(total_energy_eV: ArrayLike, source_energy_eV: ArrayLike, sink_energy
 def closure_tolerance(heat_flow_eV_per_ps: float, window_ps: float) -> float:
     """Largest healthy `closure` in eV: 5 % of the heat that has passed, ``0.05 |Q| t``."""
     return CLOSURE_FRACTION * abs(heat_flow_eV_per_ps) * window_ps
-
-
-def account_noise(n_atoms: int, timestep_fs: float, window_ps: float) -> float:
-    """Estimate the standard deviation in eV of `closure` in a healthy run with Langevin thermostats.
-
-    Velocity Verlet keeps an energy that differs from the total energy by a term of order ``dt^2``; a
-    thermostat changes both, and the difference walks at random: ``2.5e-4 eV (dt / fs)^2 sqrt(N t / ps)``.
-    Measured with Tersoff+LJ and Tersoff+Stillinger-Weber+LJ at 300 K (DESIGN.md, section 9); light atoms,
-    which vibrate fast, are the worst. Without thermostats there is none.
-    """
-    return ACCOUNT_NOISE_EV * timestep_fs**2 * float(np.sqrt(n_atoms * window_ps))
 
 
 def additional_build_up(z: ArrayLike, window_ps: ArrayLike) -> Floats:

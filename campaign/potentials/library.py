@@ -162,18 +162,16 @@ def check_whole(path: Path) -> None:
     ResourceError
         It is no NEP model, or not the whole of it.
     """
-    kind, elements = path.read_text().split(maxsplit=1)[0], read_elements(path)
-    header: dict[str, list[int]] = {}
-    numbers = 0
-    with path.open() as file:
-        for line in file:
-            words = line.split()
-            if words and _NUMBER.fullmatch(words[0]):
-                numbers += len(words)
-            elif words and words[0] in _SIZES:
-                header[words[0]] = [int(word) for word in words[1:] if word.isdigit()]
-            elif words and words[0] == "zbl":
-                header["zbl"] = [] if all(float(word) == 0 for word in words[1:]) else [0]
+    elements = read_elements(path)
+    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    kind, header, numbers = lines[0][0], dict[str, list[int]](), 0
+    for first, *others in lines[1:]:
+        if _NUMBER.fullmatch(first):
+            numbers += 1 + len(others)
+        elif first in _SIZES:
+            header[first] = [int(word) for word in others if word.isdigit()]
+        elif first == "zbl":
+            header["zbl"] = [] if all(float(word) == 0 for word in others) else [0]
     try:
         needed = _numbers(int(kind[3]), len(elements), header)
     except (KeyError, IndexError, ValueError) as error:

@@ -194,7 +194,6 @@ def _condition(settings: NemdSettings, constants: Constants) -> _Condition:
             source_temperature_K=source_temperature_K,
             sink_temperature_K=sink_temperature_K,
             damping_fs=settings.langevin_damping_fs,
-            timestep_fs=settings.timestep_fs,
             build_up_ps=settings.build_up_ps,
             production_ps=settings.production_ps,
             sampling_interval_ps=settings.sampling_interval_ps,

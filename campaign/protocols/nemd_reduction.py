@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from campaign.physics.statistics import BlockEstimate, block_estimate, block_slopes
 from campaign.physics.transport import (
-    account_noise,
     balance_tolerance,
     closure,
     closure_tolerance,
@@ -37,7 +36,7 @@ from campaign.protocols.nemd_variables import (
     N_SAMPLES,
     VARIABLES,
 )
-from campaign.quantities import AddedLater, NonNegative, Positive, Settings, Temperature, Timestep
+from campaign.quantities import AddedLater, NonNegative, Positive, Settings, Temperature
 from campaign.structures.sites import Stacking
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-REDUCTION_VERSION = 3
+REDUCTION_VERSION = 2
 """Raised when the same series give other numbers, or another gate; enters the identity of reduce stages."""
 
 SERIES = ("layer_temperature", "source_energy", "sink_energy", "lower_energy", "upper_energy", "total_energy")
@@ -72,7 +71,6 @@ class ReduceSettings(Settings):
     production_ps: Positive
     sampling_interval_ps: Positive
     named_registry: Annotated[bool, AddedLater()] = True
-    timestep_fs: Annotated[Timestep, AddedLater()] = 0.5
 
     @property
     def hot_is_upper(self) -> bool:
@@ -271,12 +269,12 @@ def _judge(
     mobile = int(n_atoms.sum() - n_atoms[list(settings.frozen_layers)].sum())
     balance_limit = balance_tolerance(mobile, settings.temperature_K, duration)
     # Without a bias no heat flows: errors are then compared with two deviations of the thermal noise.
+    # At 1 fs healthy runs of 540 atoms leave their account open by up to 3 % of that (specs/checks.yaml).
     scale = max(abs(values["heat_flow"]), balance_limit / 2)
-    noise = account_noise(mobile, settings.timestep_fs, duration)
     jump, jump_error = values["temperature_jump"], values["temperature_jump_standard_error"]
     forms = values["interface_heat_flow_hot_side"] - values["interface_heat_flow_cold_side"]
     return [
-        make_check("closure", abs(values["closure"]), max(closure_tolerance(scale, duration), 4 * noise)),
+        make_check("closure", abs(values["closure"]), closure_tolerance(scale, duration)),
         make_check("balance", abs(values["source_heat_flow"] - values["sink_heat_flow"]), balance_limit),
         _thermostat("source", int(n_atoms[list(settings.source_layers)].sum()), values, settings),
         _thermostat("sink", int(n_atoms[list(settings.sink_layers)].sum()), values, settings),
