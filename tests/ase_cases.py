@@ -51,8 +51,8 @@ class Springs(Calculator):  # type: ignore[misc] # ASE has no types
         }
 
 
-class NoEnergiesPerAtom(Springs):
-    """A calculator that gives the energy of all atoms only."""
+class ForcesOnly(Springs):
+    """A calculator that gives forces and the energy of all atoms, no stress and no energies per atom."""
 
     implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
 

@@ -38,7 +38,7 @@ from campaign.potentials.library import library
 from campaign.quantities import BOLTZMANN_EV_PER_K
 from tests.ase_cases import (
     ENGINE,
-    NoEnergiesPerAtom,
+    ForcesOnly,
     Springs,
     add_springs,
     compute,
@@ -227,20 +227,29 @@ def test_progress(equilibrated: dict[str, Path], tmp_path: Path) -> None:
     assert progress.rate > 0
 
 
-def test_what_a_calculator_lacks_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
-    add_springs(inputs["structure"], "plain", NoEnergiesPerAtom)
-    for steps, words in (
-        ((THERMALISE, NPT), "stress"),
-        ((THERMALISE, HEAT_FLOW), "energies per atom"),
+def test_a_calculator_does_what_it_can(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Without a stress no constant pressure, without energies per atom no energies of the two sides."""
+    add_springs(inputs["structure"], "plain", ForcesOnly)
+    refused = simulation(THERMALISE, NPT, potential="plain")
+    assert compute(refused, segments(refused)[0], inputs, tmp_path / "npt") == 1
+    error = ENGINE.diagnose(tmp_path / "npt", 1)
+    assert isinstance(error, InputError)
+    assert "stress" in str(error)
+    assert "series.bin" not in [path.name for path in (tmp_path / "npt").iterdir()]
+    for step, lacking in (
+        (HEAT_FLOW, {"lower_energy", "upper_energy"}),
+        (NVT_STEP, {"pressure_xx", "pressure_yy"}),
     ):
-        job = simulation(*steps, potential="plain")
-        (segment,) = segments(job)
-        where = tmp_path / words.replace(" ", "-")
-        assert compute(job, segment, inputs, where) == 1
-        error = ENGINE.diagnose(where, 1)
-        assert isinstance(error, InputError)
-        assert words in str(error)
-    assert "series.bin" not in [path.name for path in where.iterdir()]
+        series = []
+        for potential in ("springs", "plain"):
+            job = simulation(THERMALISE, step, potential=potential)
+            directory = tmp_path / f"{step.step}-{potential}"
+            directory.mkdir()
+            (where,) = compute_all(job, (), inputs, directory)
+            series.append(ENGINE.collect(where).dataset)
+        whole, plain = series
+        assert set(whole.variables) - set(plain.variables) == lacking
+        assert plain.identical(whole.drop_vars(lacking).assign_attrs(plain.attrs))
 
 
 def test_bad_input_fails_before_the_run(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import campaign
 from campaign.errors import SpecError
 from campaign.plan import make_plan
 from campaign.spec import load_spec
-from tests.ase_cases import NoEnergiesPerAtom, add_paper_nep, add_springs, multilayer, written
+from tests.ase_cases import ForcesOnly, add_paper_nep, add_springs, multilayer, written
 from tests.reference import needs_reference
 from tests.test_nep import needs_library
 
@@ -80,13 +80,27 @@ def test_a_potential_of_another_engine_is_refused(tmp_path: Path, monkeypatch: p
         make_plan(load_spec(spec))
 
 
-def test_a_calculator_without_energies_per_atom_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_calculator_that_gives_forces_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can hold no pressure; in the cell as built it measures the conductance by the thermostats."""
     monkeypatch.setenv("CAMPAIGN_POTENTIALS", str(tmp_path / "library"))
-    add_springs(written(multilayer(), tmp_path), "plain", NoEnergiesPerAtom)
+    add_springs(written(multilayer(lower=3, cells=(2, 1)), tmp_path), "plain", ForcesOnly)
     spec = tmp_path / "spec.yaml"
-    spec.write_text(SPEC.format(engine="ase").replace("paper", "plain"))
-    with pytest.raises(SpecError, match="NoEnergiesPerAtom does not give the stress") as caught:
+    text = SPEC.format(engine="ase").replace("paper", "plain")
+    spec.write_text(text)
+    with pytest.raises(SpecError, match="ForcesOnly gives no stress") as caught:
         make_plan(load_spec(spec))
     assert "spec.yaml:6" in str(caught.value)  # where the potential is named
+    assert "npt_ps: 0" in str(caught.value)
+    spec.write_text(text.replace("npt_ps: 0.02", "npt_ps: 0"))
+    root = tmp_path / "campaign"
+    command = (sys.executable, "-m", "campaign", "run", str(spec), "--dir", str(root), "--workers", "1")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ds = campaign.open(root).results["nemd"].ds
+    assert ds["state"].values.tolist() == ["done", "done"]
+    assert np.isfinite(ds["itc"]).all()
+    for name in ("itc_interface", "interface_heat_flow", "interface_heat_flow_standard_error"):
+        assert np.isnan(ds[name]).all(), name
+    assert not any("interface_forms" in flags for flags in ds["flags"].values)
+    built_A, final_A = ((ds["cell_x"] * ds["cell_y"]).values, ds["area"].values * 100)
+    np.testing.assert_allclose(final_A, built_A, rtol=1e-12)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from ase.calculators.calculator import Calculator
+from ase.calculators.lj import LennardJones
 
-from campaign.errors import ResourceError, SpecError
+from campaign.errors import EngineNotFoundError, ResourceError, SpecError
 from campaign.potentials import (
     Species,
     add_nep,
@@ -37,6 +38,17 @@ class TakesFiles(Calculator):  # type: ignore[misc] # ASE has no types
     def __init__(self, paths: list[str], options: dict[str, str]) -> None:
         super().__init__()
         self.taken = paths, options
+
+    @classmethod
+    def of_nothing(cls) -> "TakesFiles":
+        return cls([], {})
+
+
+class Unwilling(Calculator):  # type: ignore[misc] # ASE has no types
+    """An ASE calculator that cannot be made, for a reason of its own."""
+
+    def __init__(self) -> None:
+        raise KeyError("no model")
 
 
 HEADER = "nep4 3 B C N\ncutoff 8 4 414 46\nn_max 0 0\nbasis_size 0 0\nl_max 1 0 0\nANN 1 0\n"
@@ -116,6 +128,30 @@ def test_files_of_a_calculator_are_found_wherever_they_are_named(library: Path) 
     (folder / "potential.json").write_text(json.dumps(facts))
     made: Any = make_calculator(get_potential("mine"))
     assert made.taken == ([str(folder / "a.model"), "b.model"], {"one": str(folder / "a.model")})
+
+
+@pytest.mark.parametrize(
+    ("calculator", "made"),
+    [
+        ("ase.calculators.lj.LennardJones", LennardJones),
+        ("tests.test_potential_library.TakesFiles.of_nothing", TakesFiles),
+        ("no.such.Calculator", "no.such.Calculator cannot be imported: No module named 'no'"),
+        ("ase.calculators.no_such.Calculator", "there is no calculator .*no_such"),
+        ("ase.calculators.lj.LenardJones", "there is no calculator .*LenardJones"),
+        ("collections.OrderedDict", "makes no ASE calculator"),
+    ],
+)
+def test_what_can_make_a_calculator(calculator: str, made: type | str, library: Path) -> None:
+    folder = library / "mine"
+    folder.mkdir(parents=True)
+    facts = {"calculator": calculator, "elements": ["C"], "lattice_constants_A": {}}
+    (folder / "potential.json").write_text(json.dumps(facts))
+    if isinstance(made, type):
+        assert isinstance(make_calculator(get_potential("mine")), made)
+        return
+    with pytest.raises((EngineNotFoundError, ResourceError), match=made) as caught:
+        make_calculator(get_potential("mine"))
+    assert str(caught.value.where) == str(folder / "potential.json")
 
 
 @pytest.mark.parametrize("name", ["", "../mine", "a/b", ".hidden", "-x", "a b", "x" * 65, "tersoff-lj"])
@@ -274,6 +310,8 @@ def test_a_lattice_constant_can_be_added_to_those_that_are_known(tmp_path: Path,
         arguments = ("add", str(model), "--name", "mine", "--lattice", given)
         assert campaign("potentials", *arguments, cwd=tmp_path).returncode == 0, number
     assert get_potential("mine").lattice_constants_A == {"graphene": 2.47, "hbn": 2.5}
+    done = campaign("potentials", "add", str(model), "--name", "mine", "--lattice", "bn2=2.6", cwd=tmp_path)
+    assert "bn2 is known to a spec that defines it" in done.stderr
 
 
 def test_a_damaged_entry_is_written_anew(tmp_path: Path, model: Path, library: Path) -> None:
@@ -310,6 +348,8 @@ def test_files_of_the_users_own_are_told_from_those_described(
         (("add", "nep.txt", "--name", "x", "--lattice", "mos2=3.2"), 2, "the model of B C N has no mos2"),
         (("show", "tersof-lj"), 2, "did you mean 'tersoff-lj'"),
         (("fetch", "nep-gr"), 2, "known are: nep-gr-hbn, nep-mos2"),
+        (("fetch", "nep-gr-hbn", "--url", "nep.txt"), 2, "nep.txt: is no address; give all of it"),
+        (("fetch", "nep-gr-hbn", "--url", "ftp://nep.txt"), 2, "ftp://nep.txt: is no address"),
     ],
 )
 def test_slips_are_one_line(
@@ -351,7 +391,7 @@ def test_a_missing_library_of_nep_models_is_told_by_plan_and_stops_a_run_before_
         file.write("1.0\n")
     text = small_spec("c", 5, "seed: {count: 1}").replace("tersoff-lj", "mine")
     (tmp_path / "spec.yaml").write_text(text)
-    words = "no library for NEP models on a CPU: absent not installed"
+    words = "CAMPAIGN_NEP=absent names no library for NEP models"
     done = campaign("plan", "spec.yaml", cwd=tmp_path)
     assert done.returncode == 0
     assert words in done.stderr
@@ -360,3 +400,29 @@ def test_a_missing_library_of_nep_models_is_told_by_plan_and_stops_a_run_before_
     assert done.returncode == 3
     assert words in done.stderr
     assert not (tmp_path / "campaigns").exists()
+
+
+def test_a_calculator_that_cannot_be_made_stops_a_run_before_it_begins(tmp_path: Path, library: Path) -> None:
+    folder = library / "mine"
+    folder.mkdir(parents=True)
+    facts = {
+        "calculator": "ase.calculators.lj.LennardJones",
+        "elements": ["B", "C", "N"],
+        "lattice_constants_A": {"graphene": 2.46, "hbn": 2.5},
+    }
+    text = small_spec("c", 5, "seed: {count: 1}").replace("tersoff-lj", "mine")
+    (tmp_path / "spec.yaml").write_text(text.replace("    settings:", "    engine: ase\n    settings:"))
+    for change, words in (
+        ({"calculator": "ase.calculators.tersoff.Tersoff"}, "does not take its kwargs"),
+        ({"calculator": "tests.test_potential_library.Unwilling"}, "cannot be made: KeyError: 'no model'"),
+        ({"calculator": "tests.test_potential_library.TakesFiles.of_nothing"}, "gives no energy"),
+    ):
+        (folder / "potential.json").write_text(json.dumps(facts | change))
+        done = campaign("plan", "spec.yaml", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert words in done.stderr
+        done = campaign("run", "spec.yaml", cwd=tmp_path)
+        assert done.returncode in {2, 3}, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "campaigns").exists()

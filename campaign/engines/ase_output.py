@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def read_output(directory: Path, version: str) -> Output:
         job = Job.read(directory)
         end: Mapping[str, Any] = json.loads((directory / END).read_text())
         reached = int(end["step"])
-        variables = _series(directory, job, reached)
+        variables = _series(directory, job, reached, end["given"])
         if reached == job.steps[-1].last:
             variables |= _final(directory)
         (directory / STATE).stat()
@@ -76,7 +76,8 @@ def read_output(directory: Path, version: str) -> Output:
     return Output(dataset, reached, end["carried"])
 
 
-def _series(directory: Path, job: Job, reached: int) -> Variables:
+def _series(directory: Path, job: Job, reached: int, given: Collection[str]) -> Variables:
+    """Read the series of what the calculator gives."""
     heat_flow = isinstance(job.recorded.step, HeatFlow)
     columns = 6 + len(job.atoms_of_layer) if heat_flow else 5
     rows = _rows(directory / SERIES, columns, job, reached)
@@ -87,8 +88,7 @@ def _series(directory: Path, job: Job, reached: int) -> Variables:
             time_ps,
             kinetic,
             job.atoms,
-            pressure_xx_GPa=pressure_xx,
-            pressure_yy_GPa=pressure_yy,
+            pressures_GPa=(pressure_xx, pressure_yy) if "stress" in given else None,
             potential_eV=potential,
         )
     _, source, sink, lower, upper, total = rows[:, :6].T
@@ -98,8 +98,7 @@ def _series(directory: Path, job: Job, reached: int) -> Variables:
         job.atoms_of_layer,
         source_eV=source,
         sink_eV=sink,
-        lower_eV=lower,
-        upper_eV=upper,
+        sides_eV=(lower, upper) if "energies" in given else None,
         total_eV=total,
     )
 

@@ -17,7 +17,8 @@ class Recorder:
 
     Of a heat flow these are energies given by source and sink, energies of lower side, upper side and all,
     and kinetic energies of the layers, means over the frames of the sample. Of other steps they are kinetic
-    energy, pressures along x and y, and potential energy.
+    energy, pressures along x and y, and potential energy. What the calculator knows nothing of, energies of
+    the sides or pressures, is NaN.
     """
 
     def __init__(
@@ -54,15 +55,17 @@ class Recorder:
 
     def _thermo(self) -> list[float]:
         system = self._system
-        pressures = system.pressures(self._thickness_A)
+        pressures = system.pressures(self._thickness_A) if "stress" in system.given else [np.nan] * 2
         return [system.kinetic_energies.sum(), *pressures, system.potential_energy]
 
     def _heat_flow(self, upper: npt.NDArray[np.bool_]) -> list[float]:
         system = self._system
         kinetic = system.kinetic_energies
-        energies = kinetic + system.results["energies"]
         given = [self._baths[name].given_eV for name in ("source", "sink")]
-        sides = [energies[~upper].sum(), energies[upper].sum()]
+        sides = [np.nan] * 2
+        if "energies" in system.given:
+            energies = kinetic + system.results["energies"]
+            sides = [energies[~upper].sum(), energies[upper].sum()]
         layers = np.mean(self._frames, axis=0)
         self._frames.clear()
         return [*given, *sides, system.potential_energy + kinetic.sum(), *layers]

@@ -102,7 +102,7 @@ class Run:
         self._snapshot().write(self._directory / STATE)
         if self._step == job.steps[-1].last:
             self._write_final()
-        end = {"step": self._step, "carried": self._carried}
+        end = {"step": self._step, "carried": self._carried, "given": self._system.given}
         write_atomic(self._directory / END, json.dumps(end), durable=False)
 
     def _has_part(self, timed: TimedStep) -> bool:

@@ -19,18 +19,22 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class System:
-    """Atoms with velocities (angstrom/ps) and what the calculator says about them."""
+    """Atoms with velocities (angstrom/ps) and what the calculator says about them.
+
+    ``given`` names the properties that it computes.
+    """
 
     atoms: Atoms
     calculator: BaseCalculator
     velocities: Array
     masses: Array = field(init=False)
     forces: Array = field(init=False)
+    given: list[str] = field(init=False)
     results: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         self.masses = inertia(self.atoms.get_masses())
-        self._properties = [
+        self.given = [
             name
             for name in ("energy", "energies", "forces", "stress")
             if name in self.calculator.implemented_properties
@@ -40,7 +44,7 @@ class System:
     def evaluate(self) -> None:
         """Compute energies, forces and stress of the present positions."""
         # The calculator itself: its cache would compare all positions, which have changed in any case.
-        self.calculator.calculate(self.atoms, self._properties, self._changes)
+        self.calculator.calculate(self.atoms, self.given, self._changes)
         self._changes = ["positions", "cell"]
         self.results = self.calculator.results
         self.forces = np.asarray(self.results["forces"])

@@ -207,8 +207,7 @@ def _heat_flow(directory: Path, facts: Facts, reached: int, times_ps: Floats, fr
         facts.atoms_of_layer,
         source_eV=source[frames - 1 : rows : frames],
         sink_eV=sink[frames - 1 : rows : frames],
-        lower_eV=energy[:, lower].sum(axis=1),
-        upper_eV=energy[:, upper].sum(axis=1),
+        sides_eV=(energy[:, lower].sum(axis=1), energy[:, upper].sum(axis=1)),
         total_eV=energy.sum(axis=1),
     )
 
@@ -225,8 +224,10 @@ def _thermo(directory: Path, facts: Facts, times_ps: Floats, frames: int) -> Var
         times_ps,
         kinetic_energy(sampled["temperature"], facts.atoms, GPUMD_BOLTZMANN_EV_PER_K),
         facts.atoms,
-        pressure_xx_GPa=sampled["stress_xx"] / facts.slab_fraction,
-        pressure_yy_GPa=sampled["stress_yy"] / facts.slab_fraction,
+        pressures_GPa=(
+            sampled["stress_xx"] / facts.slab_fraction,
+            sampled["stress_yy"] / facts.slab_fraction,
+        ),
         potential_eV=sampled["potential_energy"],
     )
 

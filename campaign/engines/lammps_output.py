@@ -127,8 +127,7 @@ def _heat_flow(directory: Path, facts: Facts, reached: int) -> Variables:
         facts.atoms_of_layer,
         source_eV=source[:1] - source[1:],
         sink_eV=sink[:1] - sink[1:],
-        lower_eV=(pe_lower + ke_lower)[1:],
-        upper_eV=(pe_upper + ke_upper)[1:],
+        sides_eV=((pe_lower + ke_lower)[1:], (pe_upper + ke_upper)[1:]),
         total_eV=(pe + ke)[1:],
     )
 
@@ -141,8 +140,7 @@ def _thermo(directory: Path, facts: Facts, reached: int) -> Variables:
         _time(step, facts),
         kinetic,
         facts.atoms,
-        pressure_xx_GPa=pressure_xx * per_bar,
-        pressure_yy_GPa=pressure_yy * per_bar,
+        pressures_GPa=(pressure_xx * per_bar, pressure_yy * per_bar),
         potential_eV=potential,
     )
 

@@ -35,11 +35,18 @@ def heat_flow_series(
     *,
     source_eV: Array,
     sink_eV: Array,
-    lower_eV: Array,
-    upper_eV: Array,
+    sides_eV: tuple[Array, Array] | None,
     total_eV: Array,
 ) -> Variables:
-    """Series of a `HeatFlow` step; ``kinetic_eV`` has the shape (samples, layers), all others (samples,)."""
+    """Series of a `HeatFlow` step; ``kinetic_eV`` has the shape (samples, layers), all others (samples,).
+
+    ``sides_eV``, of the lower and the upper side, is None where the engine knows no energies per atom.
+    """
+    sides = {}
+    if sides_eV is not None:
+        lower_eV, upper_eV = sides_eV
+        sides["lower_energy"] = _energy(lower_eV, "energy of the lower side")
+        sides["upper_energy"] = _energy(upper_eV, "energy of the upper side")
     return {
         "time": _time(time_ps),
         "layer_temperature": variable(
@@ -50,8 +57,7 @@ def heat_flow_series(
         ),
         "source_energy": _given(source_eV, "energy given by the source since the start"),
         "sink_energy": _given(sink_eV, "energy given by the sink since the start"),
-        "lower_energy": _energy(lower_eV, "energy of the lower side"),
-        "upper_energy": _energy(upper_eV, "energy of the upper side"),
+        **sides,
         "total_energy": _energy(total_eV, "energy of all atoms"),
     }
 
@@ -61,16 +67,22 @@ def thermo_series(
     kinetic_eV: Array,
     atoms: int,
     *,
-    pressure_xx_GPa: Array,
-    pressure_yy_GPa: Array,
+    pressures_GPa: tuple[Array, Array] | None,
     potential_eV: Array,
 ) -> Variables:
-    """Series of any other step, all of the shape (samples,); pressures are those in the structure."""
+    """Series of any other step, all of the shape (samples,).
+
+    ``pressures_GPa``, along x and y in the structure, is None where the engine knows no stress.
+    """
+    pressures = {}
+    if pressures_GPa is not None:
+        for axis, values in zip(("xx", "yy"), pressures_GPa, strict=True):
+            text = f"pressure in the structure, {axis}"
+            pressures[f"pressure_{axis}"] = variable(("time",), values, "GPa", text)
     return {
         "time": _time(time_ps),
         "temperature": variable(("time",), layer_temperature(kinetic_eV, atoms), "K", "kinetic temperature"),
-        "pressure_xx": variable(("time",), pressure_xx_GPa, "GPa", "pressure in the structure, xx"),
-        "pressure_yy": variable(("time",), pressure_yy_GPa, "GPa", "pressure in the structure, yy"),
+        **pressures,
         "potential_energy": _energy(potential_eV, "potential energy"),
     }
 

@@ -1,7 +1,8 @@
 """The user's own potentials: NEP models (neuroevolution potentials), one folder for each, by name.
 
 A folder holds the model, ``nep.txt`` in the format of GPUMD, and ``potential.json``, what is known about it.
-Any ASE calculator is a potential of the library, too, with a ``potential.json`` such as::
+Any ASE calculator is a potential of the library, too, with a ``potential.json`` that names its class, or a
+function that makes one, such as::
 
     {"calculator": "mace.calculators.MACECalculator", "kwargs": {"model_paths": "my.model"},
      "files": ["my.model"], "elements": ["B", "C", "N"],
@@ -65,7 +66,7 @@ class CalculatorFacts(Settings):
     Attributes
     ----------
     calculator
-        Module and class.
+        Module and class, or what in a module makes one (``ase.calculators.tersoff.Tersoff.from_lammps``).
     kwargs
         Its arguments; files of the potential are named without a folder.
     files

@@ -202,24 +202,24 @@ def _condition(settings: NemdSettings, constants: Constants) -> _Condition:
 
 
 def _equilibration(settings: NemdSettings) -> Simulation:
-    return Simulation(
-        potential=settings.potential,
-        timestep_fs=settings.timestep_fs,
-        steps=(
-            Thermalise(temperature_K=settings.temperature_K),
+    steps: list[Step] = [Thermalise(temperature_K=settings.temperature_K)]
+    if settings.npt_ps > 0:
+        steps.append(
             NpT(
                 temperature_K=settings.temperature_K,
                 duration_ps=settings.npt_ps,
                 thermostat_damping_fs=settings.thermostat_damping_fs,
                 barostat_damping_fs=settings.barostat_damping_fs,
-            ),
-            NVT(
-                temperature_K=settings.temperature_K,
-                duration_ps=settings.nvt_ps,
-                thermostat_damping_fs=settings.thermostat_damping_fs,
-            ),
-        ),
+            )
+        )
+    steps.append(
+        NVT(
+            temperature_K=settings.temperature_K,
+            duration_ps=settings.nvt_ps,
+            thermostat_damping_fs=settings.thermostat_damping_fs,
+        )
     )
+    return Simulation(potential=settings.potential, timestep_fs=settings.timestep_fs, steps=tuple(steps))
 
 
 @lru_cache(maxsize=4096)

@@ -64,8 +64,14 @@ class NemdSettings(Settings):
     langevin_damping_fs: Annotated[float, Field(ge=1, le=1e5)] = Field(
         default=50.0, description="Damping time of source and sink, in fs (GPUMD: 100 steps of 0.5 fs)."
     )
-    npt_ps: Duration = Field(default=500.0, description="Equilibration at zero in-plane pressure, in ps.")
-    nvt_ps: Duration = Field(default=250.0, description="Equilibration in the average cell, in ps.")
+    npt_ps: DurationOrZero = Field(
+        default=500.0,
+        description="Equilibration at zero in-plane pressure, in ps; 0: the cell stays as it is built, also "
+        "for calculators that know no stress.",
+    )
+    nvt_ps: Duration = Field(
+        default=250.0, description="Equilibration in the average cell (or the one as built), in ps."
+    )
     thermostat_damping_fs: Annotated[float, Field(ge=1, le=1e5)] = Field(
         default=50.0,
         description="Damping time of the equilibration's thermostat, in fs (100 steps of 0.5 fs).",
@@ -164,7 +170,7 @@ def validate(settings: NemdSettings, engine: str) -> None:
             # the search for a cell needs the potential's lattice constants
             with rules.about("potential", "structure"):
                 _validate_structure(settings)
-        with rules.about("potential", "engine", "preheat_ps"):
+        with rules.about("potential", "engine", "npt_ps", "preheat_ps"):
             _validate_engine(settings, potential, engine)
     _validate_layers(settings, rules)
     with rules.about("temperature_K", "bath_offset_K"):
@@ -313,8 +319,14 @@ def _validate_cell(build: BuildSettings, *, matched: bool) -> None:
 
 def required_capabilities(settings: NemdSettings) -> frozenset[str]:
     """Names of the steps that an engine must be able to do."""
-    steps = {"thermalise", "npt", "nvt", "heat_flow"}
-    return frozenset(steps | {"preheat"} if settings.preheat_ps else steps)
+    wanted = {
+        "thermalise": True,
+        "npt": settings.npt_ps,
+        "nvt": True,
+        "preheat": settings.preheat_ps,
+        "heat_flow": True,
+    }
+    return frozenset(step for step, time in wanted.items() if time)
 
 
 def _is_whole(number: float) -> bool:
