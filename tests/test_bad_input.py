@@ -374,6 +374,8 @@ def test_doctor_tells_what_runs_nep_models(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert (nep("here").ok, nep("here").detail) == (True, "here 1.0")
     assert nep("absent").ok is None
+    assert nep("her").ok is False
+    assert "CAMPAIGN_NEP=her names no library for NEP models; write here or absent" in nep("her").detail
     assert "'campaign[nep-fast]' (nep-adapters, a wheel, GPL) or 'campaign[nep]'" in nep("absent").detail
 
 

@@ -84,6 +84,9 @@ def test_a_model_is_fetched_with_all_that_is_known_about_it(server: Server, libr
     assert PUBLISHED[NAME].citation in potential.citations
     assert server.ranges == [0]
     assert left_over(library) == []
+    (library / NAME / "potential.json").write_text("{")
+    assert fetch(NAME, server.url) == potential  # which it has: nothing is asked again
+    assert server.ranges == [0]
 
 
 def test_a_download_goes_on_where_it_broke_off_also_on_another_day(server: Server, library: Path) -> None:

@@ -16,7 +16,14 @@ from pathlib import Path
 from campaign.cli.app import find_campaign, out
 from campaign.cli.directory import read_identity
 from campaign.cli.text import plural
-from campaign.errors import CampaignError, ExitCode, LedgerError, ResourceError, StoreError
+from campaign.errors import (
+    CampaignError,
+    EngineNotFoundError,
+    ExitCode,
+    LedgerError,
+    ResourceError,
+    StoreError,
+)
 from campaign.layout import Layout
 from campaign.plan_file import load_plan, read_status
 from campaign.runs import Plan
@@ -79,8 +86,7 @@ def _findings(directory: Path | None, *, verify: bool) -> Iterator[Finding]:
     yield Finding("cores", True, f"{len(os.sched_getaffinity(0))} usable")
     yield from _engines(_needed_engines(directory))
     yield from _potentials()
-    nep = checked("NEP models on a CPU", _nep)
-    yield nep if nep.ok else replace(nep, ok=None)  # not everybody needs them
+    yield checked("NEP models on a CPU", _nep)
     place = Path() if directory is None else directory
     yield checked("disk", lambda: _disk(place), "choose another place with --dir")
     yield checked("rename", lambda: _rename(place), "the file system must rename directories atomically")
@@ -150,10 +156,13 @@ def _files(name: str) -> str:
     return f"{', '.join(path.name for path in paths)} in {', '.join(folders)}{others}"
 
 
-def _nep() -> str:
+def _nep() -> Finding:
     from campaign.potentials.nep import nep_version
 
-    return nep_version()
+    try:
+        return Finding("NEP models on a CPU", True, nep_version())
+    except EngineNotFoundError as error:  # not everybody needs them
+        return Finding("NEP models on a CPU", None, str(error))
 
 
 def _disk(directory: Path) -> str:

@@ -140,6 +140,9 @@ def add_file(
             where=f"--lattice {min(strange)}",
             hint="leave it out",
         )
+    for material in given.keys() - MATERIALS.keys():
+        text = f"{material} is known to a spec that defines it (`materials:`) only"
+        err.print(f"campaign: {text}", style="yellow", markup=False)
     sha256 = file_sha256(path)
     known = next((model for model in PUBLISHED.values() if model.sha256 == sha256), None)
     own = name or (_name_of(path) if known is None else known.name)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import ResourceError, SpecError
-from campaign.potentials.library import add_model, is_another, library, model_folder
+from campaign.potentials.library import NEP_FILE, add_model, is_another, library, model_folder
 from campaign.potentials.potential import Potential
 from campaign.potentials.published import PUBLISHED
 
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 4096
 
 
 def fetch(name: str, url: str | None = None) -> Potential:
-    """Fetch a published model, and put it into the library.
+    """Fetch a published model, and put it into the library; where that has it, nothing is asked of a server.
 
     What arrived before a broken connection is kept: the next try, also one of another day, asks for the rest.
 
@@ -32,7 +32,7 @@ def fetch(name: str, url: str | None = None) -> Potential:
     Raises
     ------
     SpecError
-        There is no published model of that name, or the library has another one of that name.
+        There is no published model of that name, the library has another one of it, or ``url`` is none.
     ResourceError
         It cannot be fetched, or what comes is another file.
     """
@@ -48,6 +48,9 @@ def fetch(name: str, url: str | None = None) -> Potential:
             where=str(model_folder(name)),
             hint="remove it, or get the file yourself and `campaign potentials add FILE --name OTHER`",
         )
+    have = model_folder(name) / NEP_FILE
+    if have.is_file():
+        return add_model(have, name, model.facts())
     address = url or model.url
     place = library() / ".fetched"
     file = f"{model.sha256}.nep.txt"
@@ -58,6 +61,12 @@ def fetch(name: str, url: str | None = None) -> Potential:
     pooch.get_logger().setLevel("WARNING")  # what it does is told here
     try:
         path = Path(cache.fetch(file, downloader=_Resuming(place / f"{file}.part")))
+    except (
+        requests.exceptions.MissingSchema,
+        requests.exceptions.InvalidSchema,
+        requests.exceptions.InvalidURL,
+    ) as error:
+        raise SpecError("is no address", where=address, hint="give all of it: https://...") from error
     except requests.RequestException as error:
         hint = f"try again, it goes on where it stopped; or {elsewhere}"
         raise ResourceError(f"cannot be fetched: {_reason(error)}", where=address, hint=hint) from error

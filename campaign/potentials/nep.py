@@ -37,11 +37,18 @@ def nep_library() -> str:
     ------
     EngineNotFoundError
         None is installed, or not the one that ``CAMPAIGN_NEP`` names.
+    ResourceError
+        ``CAMPAIGN_NEP`` names neither.
     """
     named = os.environ.get(CHOICE_VARIABLE)
+    if named and named not in LIBRARIES:
+        choices = " or ".join(LIBRARIES)
+        raise ResourceError(
+            f"{CHOICE_VARIABLE}={named} names no library for NEP models", hint=f"write {choices}, or unset it"
+        )
     wanted = [named] if named else list(LIBRARIES)
     for package in wanted:
-        if package in LIBRARIES and importlib.util.find_spec(LIBRARIES[package]) is not None:
+        if importlib.util.find_spec(LIBRARIES[package]) is not None:
             return package
     raise EngineNotFoundError(
         f"no library for NEP models on a CPU: {' and '.join(wanted)} not installed",
