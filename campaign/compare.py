@@ -19,8 +19,9 @@ Speed = tuple[str, str | None]
 DEFAULT_SPEEDS: Mapping[Speed, float] = {
     ("lammps", "tersoff-lj"): 2.0e5,
     ("lammps", "tersoff-ilp"): 1.5e4,
+    ("lammps", "tersoff-sw-lj"): 7.0e5,
 }
-"""Atom-step/s of a core, measured with 540 and 2,016 atoms on a 2-core x86-64 machine (LAMMPS 22Jul2025)."""
+"""Atom-step/s of a core, measured with 540 to 2,016 atoms on a 2-core x86-64 machine (LAMMPS 22Jul2025)."""
 
 MD_KINDS = ("relax", "equilibrate", "produce")
 

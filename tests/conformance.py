@@ -83,6 +83,8 @@ def _without_gpumd() -> str | None:
 
 STACKS = {
     "tersoff-ilp": ("hbn", "hbn", "graphene", "graphene"),
+    "tersoff-ilp-mbd": ("hbn", "hbn", "graphene", "graphene"),
+    "tersoff-ilp-ts": ("hbn", "hbn", "graphene", "graphene"),
     "extep-ilp": ("hbn", "hbn", "graphene", "graphene"),
     "rebo-ilp": ("hbn", "hbn", "graphene", "graphene"),
     "tersoff-sw-lj": ("mos2", "ws2", "hbn", "graphene"),

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.lammps
 FORMS = {
     "tersoff-lj": ("hbn",) * 5 + ("graphene",) * 4,
     "tersoff-ilp": ("hbn", "graphene"),
+    "tersoff-ilp-mbd": ("hbn", "graphene"),
+    "tersoff-ilp-ts": ("hbn", "graphene"),
     "extep-ilp": ("hbn", "hbn", "graphene"),
     "rebo-ilp": ("graphene", "hbn", "graphene"),
     "tersoff-sw-lj": ("mos2", "ws2", "hbn", "graphene", "graphene"),
@@ -42,8 +44,10 @@ def plain_lines(name: str, atoms: Atoms, model: LammpsModel) -> list[str]:
     match name:
         case "tersoff-lj":
             lines = ["tersoff lj/cut 10.0", f"tersoff BNC.tersoff {flat}"]
-        case "tersoff-ilp":
-            lines = [f"tersoff {ilp} 16.0 1", f"tersoff BNC.tersoff {flat}", f"{ilp} BNCH.ILP {flat}"]
+        case "tersoff-ilp" | "tersoff-ilp-mbd" | "tersoff-ilp-ts":
+            *_, last = name.split("-")
+            file = {"mbd": "BNC_MBD_bulk.ILP", "ts": "BNC_TS_bulk.ILP"}.get(last, "BNCH.ILP")
+            lines = [f"tersoff {ilp} 16.0 1", f"tersoff BNC.tersoff {flat}", f"{ilp} {file} {flat}"]
         case "extep-ilp":
             terms = [f"tersoff BNC.tersoff {only('C')}", f"extep BN.extep {only('B', 'N')}"]
             lines = [f"tersoff extep {ilp} 16.0 1", *terms, f"{ilp} BNCH.ILP {flat}"]

