@@ -527,3 +527,22 @@ def test_a_value_has_the_digits_of_its_error(value: float, error: float) -> None
     unit = 10.0 ** (math.floor(math.log10(error)) - 1)
     assert shown == pytest.approx(value, abs=0.51 * unit)
     assert shown_error == pytest.approx(error, abs=0.51 * unit)
+
+
+def test_runs_that_are_left_out_say_why(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    plan = plan_spec(tmp_path, "\n    axes: {seed: {count: 3}}\n")
+
+    def line(*reasons: str) -> str | None:
+        results = {
+            run.id: nemd_result(random).assign(valid=reason == "", invalid_reason=reason)
+            for run, reason in zip(plan.runs, reasons, strict=True)
+        }
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        make_campaign(root, plan, results)
+        return summary.excluded_line(Campaign(root).results["nemd"].ds)
+
+    first, second, _ = (run.id for run in plan.runs)
+    assert line("", "", "") is None
+    assert line("", "too hot", "") == f"1 run is left out of all means, namely {second}: too hot"
+    assert line("cold", "hot", "") == f"2 runs are left out of all means, such as {first}: cold"

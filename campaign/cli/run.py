@@ -190,7 +190,7 @@ def _place_on_scratch(layout: Layout, site: "NamedSite", name: str) -> None:
 def conclude(layout: Layout, *, held: Mapping[str, str], as_json: bool) -> None:
     """Print the ensemble's results, the paths of store and report, and what the spec says of itself."""
     import campaign
-    from campaign.cli.summary import condition_rows, flag_counts, flags_line, print_results
+    from campaign.cli.summary import condition_rows, excluded_line, flag_counts, flags_line, print_results
     from campaign.report import write_report
 
     opened = campaign.open(layout.root)
@@ -215,7 +215,9 @@ def conclude(layout: Layout, *, held: Mapping[str, str], as_json: bool) -> None:
             continue
         if rows:
             print_results(out, name, rows)
-        out.print(folded(flags_line(flagged[name]), out.width, "  "), markup=False)
+        for line in (excluded_line(datasets[name]), flags_line(flagged[name])):
+            if line is not None:
+                out.print(folded(line, out.width, "  "), markup=False)
         out.print()
     if opened.description and any(one["done"] for one in flagged.values()):
         out.print(folded(opened.description.strip(), out.width), markup=False)

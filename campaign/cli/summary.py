@@ -95,6 +95,20 @@ def flags_line(flagged: Mapping[str, Any]) -> str:
     )
 
 
+def excluded_line(dataset: Any) -> str | None:
+    """``2 runs are left out of all means, such as RUN: reason``; None where none is."""
+    if "invalid_reason" not in dataset:
+        return None
+    reasons = dataset["invalid_reason"].values[dataset["state"].values == "done"]
+    runs = dataset["run_id"].values[dataset["state"].values == "done"]
+    excluded = [(run, reason) for run, reason in zip(runs, reasons, strict=True) if reason]
+    if not excluded:
+        return None
+    run, reason = excluded[0]
+    count = f"{plural(len(excluded), 'run')} {'is' if len(excluded) == 1 else 'are'} left out of all means"
+    return f"{count}, {'namely' if len(excluded) == 1 else 'such as'} {run}: {reason}"
+
+
 def print_results(console: Console, calculation: str, conditions: list[dict[str, Any]]) -> None:
     """Print the conductance of each condition of a calculation: a table, or a list where none fits."""
     every = {

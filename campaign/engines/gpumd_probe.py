@@ -37,7 +37,9 @@ KEYWORDS: Mapping[str, str] = {
 """A line of each keyword that we write, the kind of ensemble being a part of it."""
 
 _POTENTIAL = "lj.txt"
-_LENNARD_JONES = "lj 1 Ar\n0.01 3.4 6\n"
+_LENNARD_JONES = "lj 1 Ar\n0.01 3.4 10\n"
+"""With a cutoff of 7 angstrom or less, GPUMD 5.6 asks for larger blocks of threads than a GPU has."""
+
 _TIMEOUT_S = 300
 
 
@@ -143,6 +145,6 @@ def _write_input(directory: Path, lines: Sequence[str]) -> None:
         ["Ar"] * 4,
         np.array([[10.0, 10, 10], [14, 10, 10], [10, 14, 10], [10, 10, 14]]),
         masses=np.full(4, 39.948),
-        cell=np.diag([30.0, 30, 30]),
+        cell=np.diag([50.0, 50, 50]),
         groups=(np.array([0, 1, 2, 2]), np.array([0, 1, 1, 1])),
     )
