@@ -538,7 +538,8 @@ def test_runs_that_are_left_out_say_why(tmp_path: Path) -> None:
             run.id: nemd_result(random).assign(valid=reason == "", invalid_reason=reason)
             for run, reason in zip(plan.runs, reasons, strict=True)
         }
-        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        root = tmp_path / "-".join(("campaign", *reasons))
+        root.mkdir()
         make_campaign(root, plan, results)
         return summary.excluded_line(Campaign(root).results["nemd"].ds)
 
