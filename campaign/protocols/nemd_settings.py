@@ -62,7 +62,9 @@ class NemdSettings(Settings):
     )
     timestep_fs: Timestep = Field(default=0.5, description="Timestep, in fs.")
     langevin_damping_fs: Annotated[float, Field(ge=1, le=1e5)] = Field(
-        default=50.0, description="Damping time of source and sink, in fs (GPUMD: 100 steps of 0.5 fs)."
+        default=50.0,
+        description="Damping time of source and sink, in fs (GPUMD: 100 steps of 0.5 fs). With timesteps of "
+        "1 fs a longer one, such as 500 fs, keeps the energy account closed where little heat flows.",
     )
     npt_ps: DurationOrZero = Field(
         default=500.0,
