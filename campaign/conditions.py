@@ -7,20 +7,20 @@ then nothing is told that could follow from a default that nobody asked for.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import Any
 
 from pydantic import ValidationError
 
 from campaign.axes import SEED, Axis, Point, blamed, label_text, merged, overlaps
-from campaign.document import Path_, Problems
+from campaign.document import Path_, Problems, did_you_mean
 from campaign.errors import CampaignError, SpecError
 from campaign.fields import field_paths
 from campaign.protocols import base as protocols
 from campaign.protocols.base import BrokenRule, BrokenRulesError, CalculationProtocol
 from campaign.quantities import Settings
-from campaign.structures.materials import Material, with_definitions
+from campaign.structures.materials import MATERIALS, Material, with_definitions
 from campaign.validation import ValidationProblem, validation_problems
 
 MAX_CONDITIONS = 1000
@@ -89,7 +89,8 @@ def check_settings(
             if key != SEED
         ]
         conditions += 1
-        for one in _wrong(protocol, schema, written.engine, data, unknown if sure else None):
+        for problem in _wrong(protocol, schema, written.engine, data, unknown if sure else None):
+            one = _with_own_materials(problem, data, written.materials)
             place, _ = blamed(one.path, written.settings, written.where, places)
             number, shared = found.get((one, place), (0, labels))
             found[one, place] = (number + 1, [label for label in shared if label in labels])
@@ -100,6 +101,23 @@ def check_settings(
         tells = one.of_several_fields and shared and number < conditions
         context = f" (in {', '.join(shared)})" if tells else ""
         problems.add(place, one.message, hint=one.hint, key=one.key and in_settings, context=context)
+
+
+def _with_own_materials(
+    problem: ValidationProblem, data: Any, own: Mapping[str, Material]
+) -> ValidationProblem:
+    """Name the materials of the spec, too, where one is not known; settings know the built-in ones only."""
+    if not own or problem.path[-1:] != ("material",) or problem.missing:
+        return problem
+    name = data
+    for part in problem.path:
+        name = name[part]
+    if not isinstance(name, str):
+        return problem
+    known = [*own, *MATERIALS]
+    message = f"{'.'.join(map(str, problem.path))} should be one of {', '.join(known)}, not {name!r}"
+    hint = did_you_mean(name, known)
+    return replace(problem, message=message, hint=hint if hint and hint.startswith("did") else None)
 
 
 def without(data: Any, paths: Iterable[Path_]) -> Any:

@@ -459,9 +459,21 @@ def test_own_materials_enter_the_identity_of_what_uses_them(everything: Any, tmp
     assert len(set(builds["mos2"])) == 1
 
 
+def test_stackings_may_be_written_with_the_primes_of_the_paper() -> None:
+    blocks = {side: {"material": "hbn", "layers": 3, "cells": [3, 2]} for side in ("lower", "upper")}
+    for name in ("AAp", "ABp", "ApB"):
+        with_p, with_prime = (
+            MultilayerSettings.model_validate({**blocks, "cell_from": "mean", "stacking": text})
+            for text in (name, name.replace("p", "'"))
+        )
+        assert with_prime == with_p
+        assert with_prime.stacking == name
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("material: [mote2,", "material: [mote3,", "20:34: .* should be one of mote2, graphene, .*mean 'mote2'"),
         ("mote2", "mos2", "3:3: mos2 is built in; choose another name"),
         ("kind: tmd", "kind: tmt", "4:11: materials.mote2.kind should be 'honeycomb' or 'tmd'"),
         ("kind: tmd", "kind: tmd\n    name: hbn", "5:5: unknown key 'name'; its key is its name"),

@@ -212,12 +212,17 @@ def test_damaged_entries_hide_nothing_else(model: Path, library: Path) -> None:
 def test_a_slip_in_a_potential_of_the_user_is_named_by_its_key(library: Path) -> None:
     folder = library / "mine"
     folder.mkdir(parents=True)
-    facts = {"calculator": "ase.calculators.emt.EMT", "elements": ["C"], "latice_constants_A": {}}
-    (folder / "potential.json").write_text(json.dumps(facts))
-    with pytest.raises(ResourceError) as caught:
+    right = {"calculator": "ase.calculators.emt.EMT", "elements": ["C"], "lattice_constants_A": {}}
+    for key, misspelt in (("lattice_constants_A", "latice_constants_A"), ("calculator", "calculater")):
+        facts = {misspelt if name == key else name: value for name, value in right.items()}
+        (folder / "potential.json").write_text(json.dumps(facts))
+        with pytest.raises(ResourceError) as caught:
+            get_potential("mine")
+        assert f"not a potential: {key}: is missing; {misspelt}: is no key here" in str(caught.value)
+        assert "potentials add" not in str(caught.value)
+    (folder / "potential.json").write_text(json.dumps(right | {"calculator": "EMT", "elements": "C"}))
+    with pytest.raises(ResourceError, match=r"calculator: should be a name in .*elements: should be a list"):
         get_potential("mine")
-    assert "lattice_constants_A: Field required; latice_constants_A: Extra inputs" in str(caught.value)
-    assert "potentials add" not in str(caught.value)
 
 
 def test_models_of_single_layers_are_for_no_pair(model: Path) -> None:
@@ -341,11 +346,16 @@ def test_files_of_the_users_own_are_told_from_those_described(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("add", "absent.txt"), 3, "not a NEP model"),
+        (("add", "absent.txt"), 3, "there is no such file"),
         (("add", "nep.txt", "--lattice", "graphene=2.46"), 2, "nep.txt: the file's name says nothing"),
         (("add", "nep.txt", "--name", "x", "--lattice", "graphene"), 2, "write MATERIAL=ANGSTROM"),
         (("add", "nep.txt", "--name", "x", "--lattice", "graphene=-1"), 2, "'graphene=-1' is no lattice"),
         (("add", "nep.txt", "--name", "x", "--lattice", "mos2=3.2"), 2, "the model of B C N has no mos2"),
+        (
+            ("add", "nep.txt", "--name", "x", "--lattice", "hbn=25.04"),
+            2,
+            "25.04 A is not the lattice constant",
+        ),
         (("show", "tersof-lj"), 2, "did you mean 'tersoff-lj'"),
         (("fetch", "nep-gr"), 2, "known are: nep-gr-hbn, nep-mos2"),
         (("fetch", "nep-gr-hbn", "--url", "nep.txt"), 2, "nep.txt: is no address; give all of it"),

@@ -41,6 +41,9 @@ from campaign.structures.materials import MATERIALS, Material
 
 INDENT = " " * 4
 MOST_LINES = 8
+LARGEST_STRAIN = 0.15
+"""Between a model's lattice constant and the measured one."""
+
 _FETCH = "not here: `campaign potentials fetch {}`"
 
 
@@ -140,6 +143,8 @@ def add_file(
             where=f"--lattice {min(strange)}",
             hint="leave it out",
         )
+    for material, lattice_constant_A in given.items():
+        _check_plausible(material, lattice_constant_A)
     for material in given.keys() - MATERIALS.keys():
         text = f"{material} is known to a spec that defines it (`materials:`) only"
         err.print(f"campaign: {text}", style="yellow", markup=False)
@@ -272,6 +277,17 @@ def _lattice_constant(text: str) -> tuple[str, float]:
             hint="write MATERIAL=ANGSTROM: graphene=2.46",
         )
     return material, lattice_constant_A
+
+
+def _check_plausible(material: str, lattice_constant_A: float) -> None:
+    """Refuse a slip of the decimal point: models differ from experiments by a few percent."""
+    known = MATERIALS.get(material)
+    if known and abs(lattice_constant_A / known.lattice_constant_A - 1) > LARGEST_STRAIN:
+        raise SpecError(
+            f"{lattice_constant_A:g} A is not the lattice constant of {material}",
+            where="--lattice",
+            hint=f"it is near {known.lattice_constant_A:g} A",
+        )
 
 
 def _added_before(name: str, sha256: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ from campaign.engines.ase_input import JOB, LOG, STATE, Job, make_job
 from campaign.engines.ase_output import read_failure, read_output, read_progress
 from campaign.engines.base import Command, EngineInfo, Output, Progress, Simulation, Workload
 from campaign.engines.timeline import segment_end
-from campaign.errors import CampaignError, EngineNotFoundError, InputError
+from campaign.errors import CampaignError, EngineNotFoundError, InputError, ResourceError
 from campaign.potentials import get_potential, potential_files
 from campaign.potentials.calculators import calculator_version
 from campaign.potentials.nep import nep_version
@@ -36,7 +36,10 @@ class AseEngine:
         """Tell the versions; see `Engine.check`. Calculators other than NEP models need no library here."""
         try:
             nep = nep_version()
-        except EngineNotFoundError:
+        except (
+            EngineNotFoundError,
+            ResourceError,
+        ):  # none is here, or CAMPAIGN_NEP names none: `nep_library` tells
             nep = "no library for NEP models"
         return EngineInfo(
             self.name, f"{metadata.version('ase')}, {nep}", sys.executable, "cpu", self.capabilities

@@ -140,6 +140,8 @@ def read_elements(path: Path) -> tuple[str, ...]:
     try:
         with path.open() as file:
             words = file.readline().split()
+    except FileNotFoundError as error:
+        raise ResourceError("there is no such file", where=str(path)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ResourceError(f"not a NEP model: {error}", where=str(path)) from error
     kind, count, *elements = *words, "", ""
@@ -285,7 +287,8 @@ def own_potential(name: str) -> Potential:
 def _read(path: Path, size: int, mtime_ns: int) -> Potential:  # noqa: ARG001 - they make a changed file a new key
     try:
         text = path.read_text()
-        if '"calculator"' in text:
+        # Without a model it is the user's own, also where "calculator" is misspelt.
+        if '"calculator"' in text or not ('"sha256"' in text or path.with_name(NEP_FILE).exists()):
             return _calculator(path.parent, CalculatorFacts.model_validate_json(text))
         facts = ModelFacts.model_validate_json(text)
     except (OSError, UnicodeDecodeError, ValidationError) as error:
@@ -296,8 +299,16 @@ def _read(path: Path, size: int, mtime_ns: int) -> Potential:  # noqa: ARG001 - 
     return described(path.parent.name, facts)
 
 
+_WORDS = {
+    "string_pattern_mismatch": "should be a name in a module, such as ase.calculators.lj.LennardJones",
+    "tuple_type": 'should be a list, such as ["B", "N"]',
+    "missing": "is missing",
+    "extra_forbidden": "is no key here",
+}
+
+
 def _problems(error: ValidationError) -> str:
-    found = ((".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
+    found = ((".".join(map(str, one["loc"])), _WORDS.get(one["type"], one["msg"])) for one in error.errors())
     return "; ".join(f"{key}: {message}" if key else message for key, message in found)
 
 

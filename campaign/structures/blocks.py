@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from campaign.quantities import AddedLater, Count, NonNegative, Positive, Settings
 from campaign.structures.commensurate import CellFrom
 from campaign.structures.materials import Material, MaterialField, definition
-from campaign.structures.sites import Stacking, stackings
+from campaign.structures.sites import StackingField, stackings
 from campaign.structures.supercells import Supercell, determinant, rectangular
 
 PAPER_GRAPHENE_LATTICE_CONSTANT_A = 1.42 * math.sqrt(3)
@@ -157,7 +157,7 @@ class MultilayerSettings(Settings):
         material="graphene", layers=12, cells=(56, 56), lattice_constant_A=PAPER_GRAPHENE_LATTICE_CONSTANT_A
     )
     cell_from: CellFrom = "upper"
-    stacking: Stacking = "moire"
+    stacking: StackingField = "moire"
     layer_order: Literal["natural", "straight"] = "natural"
     spacing_A: Annotated[float, Field(ge=2.5, le=10)] | None = 3.4
     vacuum_A: NonNegative = 20.0

@@ -27,11 +27,27 @@ moire of two layers of two kinds is parallel at a twist of 0 and antiparallel at
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
 
 from campaign.structures.materials import Material
 
 Stacking = Literal["AA", "AAp", "AB", "ABp", "ApB", "DW", "moire"]
+
+
+def _without_prime(name: object) -> object:
+    return name.replace("'", "p") if isinstance(name, str) else name
+
+
+StackingField = Annotated[
+    Stacking,
+    BeforeValidator(
+        _without_prime,
+        json_schema_input_type=Literal["AA", "AAp", "AA'", "AB", "ABp", "AB'", "ApB", "A'B", "DW", "moire"],
+    ),
+]
+"""A stacking in settings, where a p may be written as the paper's prime."""
 
 Sites = tuple[float, float]
 """Sites of the first and the second kind of atoms of a layer."""
