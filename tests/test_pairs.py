@@ -473,7 +473,7 @@ def test_stackings_may_be_written_with_the_primes_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("material: [mote2,", "material: [mote3,", "20:34: .* should be one of mote2, graphene, .*mean 'mote2'"),
+        ("material: [mote2,", "material: [mote3,", "20:34: .*one of mote2, graphene, .*mean 'mote2'"),
         ("mote2", "mos2", "3:3: mos2 is built in; choose another name"),
         ("kind: tmd", "kind: tmt", "4:11: materials.mote2.kind should be 'honeycomb' or 'tmd'"),
         ("kind: tmd", "kind: tmd\n    name: hbn", "5:5: unknown key 'name'; its key is its name"),
