@@ -111,10 +111,10 @@ def _with_own_materials(
         return problem
     name = data
     for part in problem.path:
-        name = name[part]
-    if not isinstance(name, str):
-        return problem
+        name = name.get(part) if isinstance(name, dict) else None
     known = [*own, *MATERIALS]
+    if not isinstance(name, str) or name in known:
+        return problem
     message = f"{'.'.join(map(str, problem.path))} should be one of {', '.join(known)}, not {name!r}"
     hint = did_you_mean(name, known)
     return replace(problem, message=message, hint=hint if hint and hint.startswith("did") else None)

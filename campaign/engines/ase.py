@@ -36,10 +36,7 @@ class AseEngine:
         """Tell the versions; see `Engine.check`. Calculators other than NEP models need no library here."""
         try:
             nep = nep_version()
-        except (
-            EngineNotFoundError,
-            ResourceError,
-        ):  # none is here, or CAMPAIGN_NEP names none: `nep_library` tells
+        except (EngineNotFoundError, ResourceError):  # told by `nep_library` where a NEP model is to run
             nep = "no library for NEP models"
         return EngineInfo(
             self.name, f"{metadata.version('ase')}, {nep}", sys.executable, "cpu", self.capabilities
