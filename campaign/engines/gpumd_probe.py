@@ -38,7 +38,7 @@ KEYWORDS: Mapping[str, str] = {
 
 _POTENTIAL = "lj.txt"
 _LENNARD_JONES = "lj 1 Ar\n0.01 3.4 10\n"
-"""With a cutoff of 7 angstrom or less, GPUMD 5.6 asks for larger blocks of threads than a GPU has."""
+"""With a cutoff of 7 angstrom or less, GPUMD 4.9 to 5.6 ask for larger blocks of threads than a GPU has."""
 
 _TIMEOUT_S = 300
 
