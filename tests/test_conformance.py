@@ -31,15 +31,14 @@ from tests.conformance import (
 pytestmark = [pytest.mark.lammps, pytest.mark.slow]
 
 TOLERANCE_EV = {"lammps": 1e-9, "gpumd": 1e-5}
-"""Per atom: double precision, and GPUMD's single precision."""
+"""Per atom, and per angstrom for forces: double precision, and GPUMD's single precision.
 
-TOLERANCE_EV_PER_A = {"lammps": 1e-9, "gpumd": 1e-4}
-"""Of the worst force. GPUMD's own code, made to run on a CPU, was off by 1.0e-5 to 1.7e-5 eV/A (root mean
-square) and at most 9e-5 with the paper's model and 32 to 384 atoms, near their sites or far off: its
-single precision."""
+GPUMD's own code, made to run on a CPU, misses this: the worst force was 3e-5 to 9e-5 eV/A off (DESIGN.md,
+section 6). Whether a GPU does, too, is to be seen on one.
+"""
 
-VIRIAL = {"lammps": (1e-6, 1e-7), "gpumd": (1e-4, 1e-4)}
-"""Of virials, relative and in GPa."""
+RELATIVE = {"lammps": 1e-6, "gpumd": 1e-4}
+"""Of virials."""
 
 WRITTEN_A = {"lammps": 1e-8, "ase": 1e-8, "gpumd": 1e-3}
 """Restart files of GPUMD have six digits."""
@@ -148,14 +147,14 @@ def test_energies_forces_and_virials_agree(
     one, other = (
         single_point(case, atoms, directory) for case, directory in zip(pair, directories, strict=True)
     )
-    relative, absolute_GPa = VIRIAL[pair[0].engine]
+    tolerance, relative = TOLERANCE_EV[pair[0].engine], RELATIVE[pair[0].engine]
     off_eV = abs(one.energy - other.energy) / len(atoms)
     off_eV_per_A = np.abs(one.forces - other.forces).max()
     assert np.abs(one.forces).max() > 1  # or there was nothing to compare
     found(f"{off_eV:.0e} eV/atom, {off_eV_per_A:.0e} eV/A")
-    assert off_eV < TOLERANCE_EV[pair[0].engine]
-    assert off_eV_per_A < TOLERANCE_EV_PER_A[pair[0].engine]
-    np.testing.assert_allclose(one.virial_GPa, other.virial_GPa, rtol=relative, atol=absolute_GPa)
+    assert off_eV < tolerance
+    assert off_eV_per_A < tolerance
+    np.testing.assert_allclose(one.virial_GPa, other.virial_GPa, rtol=relative, atol=0.1 * relative)
     np.testing.assert_allclose(one.masses, other.masses, rtol=1e-6)
     np.testing.assert_array_equal(one.layers, other.layers)
     assert list(one.elements) == list(other.elements)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import campaign
 from campaign.errors import SpecError
@@ -40,6 +41,18 @@ calculations:
 """
 
 
+def results_of(spec: Path) -> xr.Dataset:
+    """Run a spec, and give its results, all of them done."""
+    root = spec.parent / "campaign"
+    # A process of its own: workers of this one may have been forked before the library was named.
+    command = (sys.executable, "-m", "campaign", "run", str(spec), "--dir", str(root), "--workers", "1")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ds: xr.Dataset = campaign.open(root).results["nemd"].ds
+    assert ds["state"].values.tolist() == ["done", "done"]
+    return ds
+
+
 @needs_reference
 @needs_library
 @pytest.mark.slow
@@ -50,13 +63,7 @@ def test_a_campaign_with_nep(engine: str, tmp_path: Path, monkeypatch: pytest.Mo
     add_paper_nep()
     spec = tmp_path / "spec.yaml"
     spec.write_text(SPEC.format(engine=engine))
-    root = tmp_path / "campaign"
-    # A process of its own: workers of this one may have been forked before the library was named.
-    command = (sys.executable, "-m", "campaign", "run", str(spec), "--dir", str(root), "--workers", "1")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ds = campaign.open(root).results["nemd"].ds
-    assert ds["state"].values.tolist() == ["done", "done"]
+    ds = results_of(spec)
     for gate in ("finite", "window", "atoms", "neighbours", "closure", "balance", "layer_order", "bond_long"):
         assert ds["check_passed"].sel(check=gate).all(), gate
     assert (ds["closure"] != 0).all()
@@ -92,12 +99,7 @@ def test_a_calculator_that_gives_forces_only(tmp_path: Path, monkeypatch: pytest
     assert "spec.yaml:6" in str(caught.value)  # where the potential is named
     assert "npt_ps: 0" in str(caught.value)
     spec.write_text(text.replace("npt_ps: 0.02", "npt_ps: 0"))
-    root = tmp_path / "campaign"
-    command = (sys.executable, "-m", "campaign", "run", str(spec), "--dir", str(root), "--workers", "1")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ds = campaign.open(root).results["nemd"].ds
-    assert ds["state"].values.tolist() == ["done", "done"]
+    ds = results_of(spec)
     assert np.isfinite(ds["itc"]).all()
     for name in ("itc_interface", "interface_heat_flow", "interface_heat_flow_standard_error"):
         assert np.isnan(ds[name]).all(), name

@@ -99,8 +99,8 @@ def excluded_line(dataset: Any) -> str | None:
     """``2 runs are left out of all means, such as RUN: reason``; None where none is."""
     if "invalid_reason" not in dataset:
         return None
-    reasons = dataset["invalid_reason"].values[dataset["state"].values == "done"]
-    runs = dataset["run_id"].values[dataset["state"].values == "done"]
+    done = dataset["state"].values == "done"
+    reasons, runs = (dataset[name].values[done] for name in ("invalid_reason", "run_id"))
     excluded = [(run, reason) for run, reason in zip(runs, reasons, strict=True) if reason]
     if not excluded:
         return None
