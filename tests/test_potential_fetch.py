@@ -84,7 +84,11 @@ def test_a_model_is_fetched_with_all_that_is_known_about_it(server: Server, libr
     assert PUBLISHED[NAME].citation in potential.citations
     assert server.ranges == [0]
     assert left_over(library) == []
-    (library / NAME / "potential.json").write_text("{")
+    facts = library / NAME / "potential.json"
+    written = facts.read_text()
+    facts.write_text(written.replace('"graphene": ', '"mine": 3.0, "graphene": '))
+    assert fetch(NAME, server.url).lattice_constants_A == {"mine": 3.0, **potential.lattice_constants_A}
+    facts.write_text("{")
     assert fetch(NAME, server.url) == potential  # which it has: nothing is asked again
     assert server.ranges == [0]
 

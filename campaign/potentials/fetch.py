@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.errors import ResourceError, SpecError
-from campaign.potentials.library import NEP_FILE, add_model, is_another, library, model_folder
+from campaign.potentials.library import NEP_FILE, add_model, is_another, library, model_folder, own_potential
 from campaign.potentials.potential import Potential
 from campaign.potentials.published import PUBLISHED
 
@@ -50,7 +50,10 @@ def fetch(name: str, url: str | None = None) -> Potential:
         )
     have = model_folder(name) / NEP_FILE
     if have.is_file():
-        return add_model(have, name, model.facts())
+        try:
+            return own_potential(name)  # with lattice constants that were added to it
+        except (ResourceError, FileNotFoundError):
+            return add_model(have, name, model.facts())
     address = url or model.url
     place = library() / ".fetched"
     file = f"{model.sha256}.nep.txt"
